@@ -1,0 +1,3 @@
+//! The `kup` command.
+
+fn main() {}

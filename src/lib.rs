@@ -1,0 +1,29 @@
+//! kup: kernel updates that running services live through.
+//!
+//! One update is one transaction (`docs/` and `update::state` tell it in full):
+//!
+//! ```text
+//! package hook ──> stage                         (kupd, nothing is loaded)
+//! kup update  ──> check ──> arm                  (kup-worker update)
+//! systemctl kexec ──> checkpoint ──> switch      (kup-worker checkpoint, as kup-checkpoint.service is stopped)
+//! new kernel  ──> generator ──> netlock ──> restore ──> bless
+//! ```
+//!
+//! The pure parts (parsers, the state machine, the record, the generator) know nothing of the machine they run on:
+//! every path comes from [`paths::Paths`], so that they are tested on directory trees without root.
+
+pub mod boot;
+pub mod bus;
+pub mod cli;
+pub mod config;
+pub mod criu;
+pub mod generator;
+pub mod kernel;
+pub mod net;
+pub mod paths;
+pub mod preflight;
+pub mod request;
+pub mod store;
+pub mod sys;
+pub mod unit;
+pub mod update;

@@ -1,0 +1,3 @@
+//! The edge to the kernel: the only room with `unsafe`.
+
+pub mod atomic;

@@ -1,0 +1,5 @@
+//! Units: their names, their files as systemd merges them, and the mark that asks kup to preserve them.
+
+mod name;
+
+pub use name::{BadUnitName, UnitName};

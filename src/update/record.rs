@@ -1,0 +1,310 @@
+//! The record: the whole truth about the update that is under way, or the last one, in one file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Event, Illegal, State, UnitState, UpdateId};
+use crate::sys::atomic;
+use crate::unit::UnitName;
+
+/// The format that this version writes; others are refused, not guessed at.
+const VERSION: u32 = 1;
+
+/// One update. Written atomically (and synced) before each step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    version: u32,
+    /// Which update.
+    pub id: UpdateId,
+    state: State,
+    /// Why it was refused, aborted or failed; one sentence.
+    pub reason: Option<String>,
+    /// Release of the kernel that was running when it began.
+    pub source: String,
+    /// Boot id of that kernel's boot, to tell "before the switch" from "after it".
+    pub source_boot: String,
+    /// Where it goes.
+    pub target: TargetKernel,
+    /// The administrator keeps `systemctl kexec` for themselves.
+    pub stage_only: bool,
+    /// No process of the new boot may get a PID at or below it.
+    pub pid_floor: u32,
+    /// How the boot loader was pinned, so that it can be unpinned.
+    pub pin: Option<Pin>,
+    /// Local addresses that restored TCP sockets are bound to; restore waits for them.
+    pub addresses: Vec<IpAddr>,
+    /// Every marked unit.
+    pub units: BTreeMap<UnitName, UnitRecord>,
+    /// What took how long, in order of beginning.
+    pub phases: Vec<Phase>,
+}
+
+/// The kernel to switch to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetKernel {
+    /// As `uname -r` says it.
+    pub release: String,
+    /// The bootable image.
+    pub image: PathBuf,
+    /// Its initrd, where it has one.
+    pub initrd: Option<PathBuf>,
+}
+
+/// What the boot loader's pin replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// Which boot loader: `grub`.
+    pub loader: String,
+    /// The entry that is pinned, in the boot loader's own words.
+    pub entry: String,
+    /// What stood where the pin was written, byte for byte; `None` where nothing did.
+    pub before: Option<String>,
+}
+
+/// One unit of an update.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitRecord {
+    /// Where it stands.
+    pub state: UnitState,
+    /// Its main process, the same before and after.
+    pub main_pid: i32,
+    /// Every process of it when it was frozen.
+    pub pids: Vec<i32>,
+    /// The kinds of namespace that are its own (`mnt`, `net`, …): CRIU runs inside them.
+    pub namespaces: Vec<String>,
+    /// Files that are open but not reachable from inside its sandbox.
+    pub files: Vec<ExternalFile>,
+    /// Inodes of its stream sockets to journald.
+    pub streams: Vec<u64>,
+    /// Directories on volatile file systems that are carried over.
+    pub carried: Vec<Carried>,
+    /// Mapped or open files that were replaced on disk: the process lives on with the old ones.
+    pub outdated: Vec<String>,
+    /// Whether its memory map refuses write-and-execute (PR_SET_MDWE), which CRIU does not bring back.
+    #[serde(default)]
+    pub mdwe: bool,
+}
+
+/// A file that CRIU is handed from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalFile {
+    /// CRIU's key: `MNTID:INO`, both hexadecimal.
+    pub key: String,
+    /// Its path in the host's mount namespace.
+    pub path: String,
+    /// open(2) flags.
+    pub flags: i32,
+    /// Name of its copy in the unit's image directory, where the original is deleted.
+    pub copy: Option<String>,
+}
+
+/// A directory or file whose content goes over the switch in an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Carried {
+    /// The path as the unit's processes see it.
+    pub path: String,
+    /// Name of the archive in the unit's image directory.
+    pub archive: String,
+}
+
+/// A stretch of time. Both ends are wall-clock microseconds, which go on over the switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// `check`, `arm`, `dump`, `kernel`, `restore`, …; with ` UNIT` behind it where it concerns one unit.
+    pub name: String,
+    /// Microseconds since the epoch.
+    pub start: u64,
+    /// Microseconds since the epoch; 0 while it is under way.
+    pub end: u64,
+}
+
+/// Why a record could not be read, written or moved on.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The record's path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no record.
+    #[error("{path} is damaged ({source}); no image will be restored from it. Remove it to start afresh")]
+    Damaged {
+        /// The record's path.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A record of another version of kup.
+    #[error("{path} has format {found}, this kup reads format {VERSION}")]
+    Version {
+        /// The record's path.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// The step does not belong here.
+    #[error(transparent)]
+    Illegal(#[from] Illegal),
+}
+
+/// Wall-clock microseconds since the epoch.
+pub fn now_usec() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+}
+
+impl Record {
+    /// A record of an update that begins with its check.
+    pub fn new(id: UpdateId, source: String, source_boot: String, target: TargetKernel) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            state: State::Checking,
+            reason: None,
+            source,
+            source_boot,
+            target,
+            stage_only: false,
+            pid_floor: 0,
+            pin: None,
+            addresses: Vec::new(),
+            units: BTreeMap::new(),
+            phases: Vec::new(),
+        }
+    }
+
+    /// Where the update stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Parses a record.
+    ///
+    /// # Errors
+    /// [`RecordError::Version`] and [`RecordError::Damaged`], with `path` for the message.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, RecordError> {
+        let damaged = |source| RecordError::Damaged { path: path.into(), source };
+        let value: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
+        match value.get("version").and_then(|v| v.as_u64()) {
+            Some(found) if found != u64::from(VERSION) => Err(RecordError::Version { path: path.into(), found }),
+            _ => serde_json::from_value(value).map_err(damaged),
+        }
+    }
+
+    /// Reads the record at `path`; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Record::parse`], and [`RecordError::Io`].
+    pub fn load(path: &Path) -> Result<Option<Self>, RecordError> {
+        match fs::read(path) {
+            Ok(text) => Self::parse(&text, path).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(RecordError::Io { path: path.into(), source }),
+        }
+    }
+
+    /// Writes the record: complete and synced, or not at all.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub fn save(&self, path: &Path) -> Result<(), RecordError> {
+        let io = |source| RecordError::Io { path: path.into(), source };
+        let text = serde_json::to_vec_pretty(self).map_err(|e| io(e.into()))?;
+        atomic::write(path, &text, 0o600).map_err(io)
+    }
+
+    /// Moves to the state after `event` and writes the record, in this order: a caller that got `Ok` may begin the step.
+    ///
+    /// # Errors
+    /// [`RecordError::Illegal`] and [`RecordError::Io`]; in memory the state is then as before.
+    pub fn advance(&mut self, event: Event, path: &Path) -> Result<(), RecordError> {
+        let next = self.state.next(event)?;
+        let before = std::mem::replace(&mut self.state, next);
+        self.save(path).inspect_err(|_| self.state = before)
+    }
+
+    /// Begins a phase; the returned index ends it.
+    pub fn begin(&mut self, name: impl Into<String>) -> usize {
+        self.phases.push(Phase { name: name.into(), start: now_usec(), end: 0 });
+        self.phases.len() - 1
+    }
+
+    /// Ends the phase that [`Record::begin`] returned.
+    pub fn end(&mut self, phase: usize) {
+        if let Some(p) = self.phases.get_mut(phase) {
+            p.end = now_usec();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let target = TargetKernel { release: "6.12.2".into(), image: "/boot/vmlinuz-6.12.2".into(), initrd: None };
+        let mut r = Record::new("5a".parse().unwrap(), "6.12.1".into(), "b".into(), target);
+        let unit = UnitRecord {
+            state: UnitState::Cold { reason: "its image is damaged".into() },
+            main_pid: 7,
+            pids: vec![7],
+            namespaces: vec!["mnt".into()],
+            files: Vec::new(),
+            streams: vec![1],
+            carried: Vec::new(),
+            outdated: Vec::new(),
+            mdwe: true,
+        };
+        r.units.insert("a".parse().unwrap(), unit);
+        r
+    }
+
+    #[test]
+    fn round_trip_and_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("etc/record.json");
+        assert!(Record::load(&path).unwrap().is_none());
+        record().save(&path).unwrap();
+        assert_eq!(Record::load(&path).unwrap().unwrap(), record());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn damaged_and_foreign_records_are_refused() {
+        let path = Path::new("record.json");
+        let good = serde_json::to_vec(&record()).unwrap();
+        for cut in 0..good.len() {
+            assert!(Record::parse(&good[..cut], path).is_err());
+        }
+        let foreign = String::from_utf8(good).unwrap().replace("\"version\":1", "\"version\":2");
+        assert!(matches!(Record::parse(foreign.as_bytes(), path), Err(RecordError::Version { found: 2, .. })));
+    }
+
+    #[test]
+    fn advance_writes_first_and_refuses_nonsense() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        let mut r = record();
+        r.advance(Event::Pass, &path).unwrap();
+        assert_eq!(Record::load(&path).unwrap().unwrap().state(), State::Arming);
+        assert!(matches!(r.advance(Event::Bless, &path), Err(RecordError::Illegal(_))));
+        assert_eq!(r.state(), State::Arming);
+    }
+}

@@ -1,0 +1,3 @@
+//! Test server.
+
+fn main() {}
