@@ -1,0 +1,69 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs kup in a real Debian virtual machine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", about, version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What the lab can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// A machine to try things in
+    Vm(VmArgs),
+    /// Build kup as a Debian package
+    Deb,
+}
+
+/// `cargo lab vm`: without options, an interactive shell in a fresh machine.
+#[derive(Debug, Args)]
+pub struct VmArgs {
+    /// Run one command in a fresh machine, then end it
+    #[arg(long, value_name = "CMD", group = "what")]
+    pub run: Option<String>,
+    /// Leave the machine running in the background
+    #[arg(long, group = "what")]
+    pub detach: bool,
+    /// Run a command in the detached machine
+    #[arg(long, value_name = "CMD", group = "what")]
+    pub exec: Option<String>,
+    /// Copy a file or directory into the detached machine
+    #[arg(long, num_args = 2, value_names = ["LOCAL", "REMOTE"], group = "what")]
+    pub put: Option<Vec<PathBuf>>,
+    /// Copy a file or directory out of the detached machine
+    #[arg(long, num_args = 2, value_names = ["REMOTE", "LOCAL"], group = "what")]
+    pub get: Option<Vec<PathBuf>>,
+    /// Put the detached machine back into its ready state
+    #[arg(long, group = "what")]
+    pub reset: bool,
+    /// Cut the detached machine's power and boot it again
+    #[arg(long, group = "what")]
+    pub power_cut: bool,
+    /// Wait until the detached machine can be reached
+    #[arg(long, group = "what")]
+    pub wait: bool,
+    /// A shell in the detached machine
+    #[arg(long, group = "what")]
+    pub shell: bool,
+    /// Run a command of this host as the detached machine's peer, in its network
+    #[arg(long, value_name = "CMD", group = "what")]
+    pub peer: Option<String>,
+    /// End the detached machine
+    #[arg(long, group = "what")]
+    pub stop: bool,
+}
+
+impl VmArgs {
+    /// Is the machine meant that runs in the background?
+    pub fn acts_on_detached(&self) -> bool {
+        let flags = [self.reset, self.power_cut, self.wait, self.shell, self.stop];
+        flags.contains(&true) || [&self.exec, &self.peer].iter().any(|cmd| cmd.is_some()) || self.put.is_some() || self.get.is_some()
+    }
+}

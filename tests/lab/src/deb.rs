@@ -1,0 +1,69 @@
+//! `cargo lab deb`: kup as a Debian package, built on this host from the working tree.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{paths, sh};
+
+/// What the packaging takes from the tree, beside the binaries.
+const PARTS: &[&str] = &["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "dbus", "docs", "packaging", "units"];
+
+/// A release binary of this workspace.
+pub fn binary(name: &str) -> PathBuf {
+    paths::target().join("release").join(name)
+}
+
+/// Builds the package; `None` as long as the tree has no packaging.
+pub fn build() -> Result<Option<PathBuf>> {
+    let source = paths::source();
+    if !source.join("packaging/debian/control").exists() {
+        compile(&["kup-testserver"]).ok();
+        return Ok(None);
+    }
+    compile(&["kup", "kup-testserver"])?;
+    let out = paths::lab().join("deb");
+    if out.exists() {
+        fs::remove_dir_all(&out).context("cannot remove the package built before")?;
+    }
+    let stage = out.join("kup");
+    paths::ensure(&stage.join("target/release"))?;
+    for part in PARTS.iter().map(|part| source.join(part)).filter(|part| part.exists()) {
+        copy(&part, &stage)?;
+    }
+    for entry in fs::read_dir(paths::target().join("release"))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && (name == "kup" || name.starts_with("kup")) && !name.contains('.') {
+            copy(&entry.path(), &stage.join("target/release"))?;
+        }
+    }
+    copy(&source.join("packaging/debian"), &stage)?;
+    sh::run(Command::new("dpkg-buildpackage").args(["-b", "-us", "-uc", "-d"]).current_dir(&stage))?;
+    find(&out).map(Some)
+}
+
+fn compile(packages: &[&str]) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--quiet"]).current_dir(paths::source());
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    sh::run_shown(&mut cargo)
+}
+
+fn copy(from: &Path, to_dir: &Path) -> Result<()> {
+    sh::run(Command::new("cp").arg("-a").arg(from).arg(to_dir))?;
+    Ok(())
+}
+
+fn find(dir: &Path) -> Result<PathBuf> {
+    for entry in fs::read_dir(dir)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("kup_") && name.ends_with(".deb") {
+            return Ok(entry.path());
+        }
+    }
+    bail!("dpkg-buildpackage left no kup_*.deb in {}", dir.display())
+}

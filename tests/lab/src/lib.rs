@@ -1,0 +1,24 @@
+//! kup's lab: runs kup in a real Debian virtual machine, with a real boot loader and a real network peer.
+
+pub mod cli;
+pub mod deb;
+pub mod host;
+pub mod image;
+pub mod interactive;
+pub mod paths;
+pub mod ready;
+pub mod sh;
+pub mod spawner;
+pub mod vm;
+
+use anyhow::Result;
+use cli::{Cli, Verb};
+
+/// Does what the command line says; gives the exit code.
+pub fn run(cli: &Cli) -> Result<u8> {
+    host::become_root()?;
+    match &cli.verb {
+        Verb::Vm(args) => interactive::run(args),
+        Verb::Deb => interactive::deb(),
+    }
+}

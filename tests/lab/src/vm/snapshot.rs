@@ -1,0 +1,64 @@
+//! Saved states of a machine, and power cuts.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::{Vm, qemu::Qemu};
+
+impl Vm {
+    /// Saves memory and disk under a name.
+    pub fn savevm(&self, tag: &str) -> Result<()> {
+        // A saved connection could never be spoken on again.
+        self.drop_connection();
+        std::thread::sleep(Duration::from_secs(1));
+        self.monitor(&format!("savevm {tag}"))
+    }
+
+    /// Goes back to a saved state; starts QEMU again when it has ended.
+    pub fn loadvm(&mut self, tag: &str) -> Result<()> {
+        self.drop_connection();
+        if self.qemu.alive() {
+            self.monitor(&format!("loadvm {tag}"))?;
+            // A guest that had stopped in a panic or a shutdown does not run by itself.
+            self.qmp("cont", json!({}))?;
+        } else {
+            self.qemu = Qemu::start(&self.spec, &self.net, Some(tag))?;
+        }
+        self.set_clock()
+    }
+
+    /// Cuts the power and boots again from the disk: what had not reached it is lost.
+    pub fn power_cut(&mut self) -> Result<()> {
+        self.drop_connection();
+        self.qemu.kill();
+        self.qemu = Qemu::start(&self.spec, &self.net, None)?;
+        Ok(())
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&self) -> Result<()> {
+        self.drop_connection();
+        self.qmp("system_reset", json!({}))?;
+        Ok(())
+    }
+
+    /// Shuts the guest down in an orderly way and waits until QEMU has ended.
+    pub fn power_off(&mut self, limit: Duration) -> Result<()> {
+        self.try_ssh("systemctl poweroff --no-block", Duration::from_secs(30))?;
+        if !self.qemu.wait(limit) {
+            bail!("the guest did not shut down within {limit:.0?}");
+        }
+        Ok(())
+    }
+
+    /// Runs a command of QEMU's own monitor, which answers with nothing unless something is wrong.
+    fn monitor(&self, line: &str) -> Result<()> {
+        let answer = self.qmp("human-monitor-command", json!({ "command-line": line }))?;
+        match answer.as_str().map(str::trim) {
+            None | Some("") => Ok(()),
+            Some(words) => bail!("QEMU's `{line}`: {words}"),
+        }
+    }
+}
