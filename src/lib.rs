@@ -25,5 +25,6 @@ pub mod preflight;
 pub mod request;
 pub mod store;
 pub mod sys;
+pub mod systemd;
 pub mod unit;
 pub mod update;

@@ -1,3 +1,5 @@
 //! The edge to the kernel: the only room with `unsafe`.
 
 pub mod atomic;
+pub mod pidfd;
+pub mod spawn;

@@ -1,0 +1,140 @@
+//! One `criu swrk` process and the conversation with it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use prost::Message;
+
+use super::rpc::{Action, Options, Request, Response};
+use crate::sys::spawn::Place;
+
+/// A running `criu swrk`. Dropping it kills CRIU; a dump that it had not finished is undone by CRIU's tasks being
+/// released by the kernel, so that they run on.
+#[derive(Debug)]
+pub struct Swrk {
+    child: Child,
+    socket: OwnedFd,
+}
+
+/// What to tell CRIU after a notification.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// `false` makes CRIU undo what it did.
+    pub refuse: bool,
+    /// With `query-ext-files`: more [`Options::external`].
+    pub external: Vec<String>,
+}
+
+/// Why CRIU did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be started, or the conversation broke.
+    #[error("cannot talk to criu: {0}")]
+    Io(#[from] io::Error),
+    /// It ended without an answer.
+    #[error("criu ended without an answer ({0})")]
+    Died(String),
+    /// It says no.
+    #[error("criu: {message}")]
+    Refused {
+        /// What it says.
+        message: String,
+        /// An errno that tells more, or 0.
+        errno: i32,
+    },
+    /// It says what cannot be read.
+    #[error("criu's answer cannot be read: {0}")]
+    Decode(#[from] prost::DecodeError),
+}
+
+impl From<Errno> for Error {
+    fn from(e: Errno) -> Self {
+        Self::Io(e.into())
+    }
+}
+
+impl Swrk {
+    /// Starts CRIU in `place`. The program is opened here and executed through its descriptor: inside the place it may
+    /// not exist, or lie where execution is forbidden (NoExecPaths=).
+    ///
+    /// # Errors
+    /// [`Error::Io`], with ENOENT where CRIU is not installed.
+    pub fn start(criu: &Path, mut place: Place) -> Result<Self, Error> {
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let theirs = place.give(theirs)?;
+        let program = place.give(File::open(criu)?.into())?;
+        let mut command = Command::new(format!("/proc/self/fd/{program}"));
+        command.args(["swrk", &theirs.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        place.apply(&mut command);
+        Ok(Self { child: command.spawn()?, socket: ours })
+    }
+
+    /// Asks for `action` and answers CRIU's notifications with `on_notify` until it is done.
+    ///
+    /// # Errors
+    /// [`Error`]; after a failed dump the tasks run on.
+    pub fn run(
+        &mut self,
+        action: Action,
+        options: Options,
+        mut on_notify: impl FnMut(&str) -> Answer,
+    ) -> Result<Response, Error> {
+        self.say(&Request { action: action.into(), options: Some(options), notify_success: None })?;
+        loop {
+            let response = self.hear()?;
+            if response.action != i32::from(Action::Notify) {
+                return if response.success { Ok(response) } else { Err(refused(&response)) };
+            }
+            let script = response.notify.and_then(|n| n.script).unwrap_or_default();
+            let answer = on_notify(&script);
+            let extra = Options { images_dir_fd: -1, external: answer.external, ..Options::default() };
+            self.say(&Request {
+                action: Action::Notify.into(),
+                options: Some(extra),
+                notify_success: Some(!answer.refuse),
+            })?;
+        }
+    }
+
+    fn say(&self, request: &Request) -> Result<(), Error> {
+        match send(self.socket.as_raw_fd(), &request.encode_to_vec(), MsgFlags::MSG_NOSIGNAL) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn hear(&mut self) -> Result<Response, Error> {
+        // One packet is one message; CRIU's are small (the longest part is an error line).
+        let mut packet = vec![0; 64 << 10];
+        let length = loop {
+            match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                result => break result?,
+            }
+        };
+        if length == 0 {
+            let status = self.child.wait()?;
+            return Err(Error::Died(status.to_string()));
+        }
+        Ok(Response::decode(&packet[..length])?)
+    }
+}
+
+fn refused(response: &Response) -> Error {
+    let message = response.cr_errmsg.clone().filter(|m| !m.is_empty());
+    let message = message.unwrap_or_else(|| "it failed and did not say why; see its log".into());
+    Error::Refused { message: message.trim().into(), errno: response.cr_errno.unwrap_or(0) }
+}
+
+impl Drop for Swrk {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,99 @@
+//! Starting a program inside another process's cgroup and namespaces.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::libc;
+
+/// Descriptors that a child is to find get numbers from here on: above all that std::process uses for itself, below
+/// the usual soft limit of 1024.
+pub const FIRST_FD: RawFd = 200;
+/// Where their sources are kept meanwhile, so that no dup2 overwrites a source that is still needed.
+const FIRST_SOURCE: RawFd = 600;
+
+/// Where a child is to live. The default is: where we do.
+#[derive(Debug, Default)]
+pub struct Place {
+    cgroup: Option<File>,
+    no_groups: bool,
+    namespaces: Vec<File>,
+    fds: Vec<(OwnedFd, RawFd)>,
+}
+
+impl Place {
+    /// Born in the control group at `path` (below /sys/fs/cgroup).
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub fn cgroup(mut self, path: &Path) -> io::Result<Self> {
+        self.cgroup = Some(OpenOptions::new().write(true).open(path.join("cgroup.procs"))?);
+        Ok(self)
+    }
+
+    /// Without supplementary groups: CRIU leaves its own to a task whose image has none.
+    pub fn without_groups(mut self) -> Self {
+        self.no_groups = true;
+        self
+    }
+
+    /// Inside the namespaces of `kinds` (`mnt`, `net`, …) that the process `pid` has.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn namespaces(mut self, pid: i32, kinds: &[String]) -> io::Result<Self> {
+        for kind in kinds {
+            self.namespaces.push(File::open(format!("/proc/{pid}/ns/{kind}"))?);
+        }
+        Ok(self)
+    }
+
+    /// With `fd` open in the child; the number that it has there is returned.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn give(&mut self, fd: OwnedFd) -> io::Result<RawFd> {
+        // SAFETY: F_DUPFD_CLOEXEC on a descriptor that we own; the result is a new one, checked below.
+        let source = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_SOURCE) };
+        if source < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let number = FIRST_FD + self.fds.len() as RawFd;
+        // SAFETY: just made, and checked.
+        self.fds.push((unsafe { OwnedFd::from_raw_fd(source) }, number));
+        Ok(number)
+    }
+
+    /// Makes `command` start there.
+    pub fn apply(self, command: &mut Command) {
+        let enter = move || self.enter();
+        // SAFETY: between fork and exec only async-signal-safe system calls are made: write, setgroups, dup2, setns.
+        unsafe { command.pre_exec(enter) };
+    }
+
+    /// Runs in the child. The cgroup comes first (its file is the host's), the mount namespace with the others last.
+    fn enter(&self) -> io::Result<()> {
+        let check = |ret: libc::c_int| if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        if let Some(cgroup) = &self.cgroup {
+            // SAFETY: one byte from a static string.
+            check(unsafe { libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) } as libc::c_int)?;
+        }
+        if self.no_groups {
+            // SAFETY: an empty list needs no memory. The raw call: libc's wrapper would synchronise threads.
+            check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) } as libc::c_int)?;
+        }
+        for (source, number) in &self.fds {
+            // SAFETY: both are numbers below the limit; the target is not in use (see FIRST_FD).
+            check(unsafe { libc::dup2(source.as_raw_fd(), *number) })?;
+        }
+        for namespace in &self.namespaces {
+            // SAFETY: an open namespace file; 0 means whatever kind it is.
+            check(unsafe { libc::setns(namespace.as_raw_fd(), 0) })?;
+        }
+        Ok(())
+    }
+}

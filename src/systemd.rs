@@ -1,0 +1,156 @@
+//! Talking to PID 1, over its private socket: it works before the bus is up and while it goes down.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use zbus::wire::OwnedObjectPath;
+
+const SOCKET: &str = "unix:path=/run/systemd/private";
+const DESTINATION: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "/org/freedesktop/systemd1";
+const I_MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const I_UNIT: &str = "org.freedesktop.systemd1.Unit";
+const I_SERVICE: &str = "org.freedesktop.systemd1.Service";
+
+/// A connection to PID 1. Calls block; clones share it.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    connection: zbus::Connection,
+}
+
+/// What systemd knows of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// `active`, `inactive`, `activating`, `deactivating`, `failed`.
+    pub active: String,
+    /// Its main process, 0 where it has none.
+    pub main_pid: i32,
+    /// Its control group below /sys/fs/cgroup, such as `/system.slice/redis.service`; empty where it has none.
+    pub cgroup: String,
+}
+
+impl Systemd {
+    /// Connects to PID 1; root only.
+    ///
+    /// # Errors
+    /// When this is not a systemd machine, or the caller is not root.
+    pub fn connect() -> Result<Self> {
+        let connection = zbus::block_on(async { zbus::connection::Builder::address(SOCKET).p2p().build().await });
+        Ok(Self { connection: connection.context("cannot reach systemd at /run/systemd/private")? })
+    }
+
+    /// Calls a method of the manager.
+    fn manager<B, R>(&self, method: &str, body: &B) -> Result<R>
+    where
+        B: serde::Serialize + zbus::wire::Type,
+        R: for<'d> serde::Deserialize<'d> + zbus::wire::Type,
+    {
+        let call = self.connection.call_method(Some(DESTINATION), MANAGER, Some(I_MANAGER), method, body);
+        let reply = zbus::block_on(call).with_context(|| format!("systemd refuses {method}"))?;
+        Ok(reply.body().deserialize()?)
+    }
+
+    fn property<T>(&self, path: &str, interface: &str, name: &str) -> Result<T>
+    where
+        T: TryFrom<zbus::wire::OwnedVariant>,
+        T::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let body = (interface, name);
+        let call =
+            self.connection.call_method(Some(DESTINATION), path, Some("org.freedesktop.DBus.Properties"), "Get", &body);
+        let reply = zbus::block_on(call).with_context(|| format!("systemd does not tell {name} of {path}"))?;
+        let value: zbus::wire::OwnedVariant = reply.body().deserialize()?;
+        Ok(T::try_from(value)?)
+    }
+
+    /// State, main process and control group of `unit`.
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn status(&self, unit: &str) -> Result<Status> {
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        let main_pid: u32 = self.property(path.as_str(), I_SERVICE, "MainPID")?;
+        Ok(Status {
+            active: self.property(path.as_str(), I_UNIT, "ActiveState")?,
+            main_pid: main_pid as i32,
+            cgroup: self.property(path.as_str(), I_SERVICE, "ControlGroup")?,
+        })
+    }
+
+    /// Whether a job is queued for `unit` (any kind of unit).
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn has_job(&self, unit: &str) -> Result<bool> {
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        let (id, _): (u32, OwnedObjectPath) = self.property(path.as_str(), I_UNIT, "Job")?;
+        Ok(id != 0)
+    }
+
+    /// Asks for `unit` to be started; does not wait.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn start(&self, unit: &str) -> Result<()> {
+        self.manager::<_, OwnedObjectPath>("StartUnit", &(unit, "replace")).map(drop)
+    }
+
+    /// Starts `unit` and waits until it is active.
+    ///
+    /// # Errors
+    /// When it fails or takes longer than `timeout`.
+    pub fn start_and_wait(&self, unit: &str, timeout: Duration) -> Result<()> {
+        self.start(unit)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.status(unit)?.active.as_str() {
+                "active" => return Ok(()),
+                "failed" => bail!("{unit} failed; see 'journalctl -u {unit}'"),
+                _ if Instant::now() > deadline => bail!("{unit} did not start within {} s", timeout.as_secs()),
+                _ => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// Asks for `unit` to be restarted; does not wait.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn restart(&self, unit: &str) -> Result<()> {
+        self.manager::<_, OwnedObjectPath>("RestartUnit", &(unit, "replace")).map(drop)
+    }
+
+    /// Asks for `unit` to be stopped; does not wait.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn stop(&self, unit: &str) -> Result<()> {
+        self.manager::<_, OwnedObjectPath>("StopUnit", &(unit, "replace")).map(drop)
+    }
+
+    /// `systemctl daemon-reload`: generators run, unit files are read again. Returns when it is done.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn reload(&self) -> Result<()> {
+        self.manager("Reload", &())
+    }
+
+    /// Cancels every queued job, shutdown included.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn cancel_jobs(&self) -> Result<()> {
+        self.manager("ClearJobs", &())
+    }
+
+    /// Names of all loaded units that are active and of a kind that ends with the shutdown.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn active_units(&self) -> Result<Vec<String>> {
+        type Unit = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+        let units: Vec<Unit> = self.manager("ListUnitsFiltered", &(vec!["active"],))?;
+        Ok(units.into_iter().map(|u| u.0).collect())
+    }
+}
