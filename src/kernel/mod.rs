@@ -1,1 +1,15 @@
-//! To come.
+//! Kernels: which are installed, which one is next, what it is told, and how it is loaded.
+
+pub mod cmdline;
+mod installed;
+pub mod kexec;
+mod pids;
+mod staged;
+mod target;
+mod version;
+
+pub use installed::{BadRelease, Installed, boot_id, check_release, discover, running};
+pub use pids::{PID_MAX, pid_floor};
+pub use staged::Staged;
+pub use target::{NoTarget, choose_target};
+pub use version::compare_releases;
