@@ -16,10 +16,59 @@ pub struct Cli {
 /// What the lab can do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// The main job, start to finish: an update that running services live through
+    Demo,
+    /// Run tests: everything, or the scenarios named
+    Test(TestArgs),
+    /// Measure
+    Bench(BenchArgs),
     /// A machine to try things in
     Vm(VmArgs),
     /// Build kup as a Debian package
     Deb,
+}
+
+/// `cargo lab test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Scenarios; without a name, the checks that need no machine run first, then all scenarios
+    pub names: Vec<String>,
+    /// Only show what there is
+    #[arg(long)]
+    pub list: bool,
+    /// Also the scenarios that take long
+    #[arg(long)]
+    pub all: bool,
+    /// Machines at a time [default: 2, on a single core 1]
+    #[arg(long)]
+    pub jobs: Option<usize>,
+    /// Stop at the first failure and leave its machine running (see `cargo lab vm`)
+    #[arg(long)]
+    pub keep: bool,
+}
+
+impl TestArgs {
+    /// Machines at a time.
+    pub fn jobs(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.jobs.unwrap_or(cores.min(2)).max(1)
+    }
+}
+
+/// `cargo lab bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Benchmarks; all without a name
+    pub names: Vec<String>,
+    /// Only show what there is
+    #[arg(long)]
+    pub list: bool,
+    /// Also write the figures to a file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Memory of the machine in MiB
+    #[arg(long, default_value_t = 4096)]
+    pub memory: u32,
 }
 
 /// `cargo lab vm`: without options, an interactive shell in a fresh machine.
@@ -64,6 +113,9 @@ impl VmArgs {
     /// Is the machine meant that runs in the background?
     pub fn acts_on_detached(&self) -> bool {
         let flags = [self.reset, self.power_cut, self.wait, self.shell, self.stop];
-        flags.contains(&true) || [&self.exec, &self.peer].iter().any(|cmd| cmd.is_some()) || self.put.is_some() || self.get.is_some()
+        flags.contains(&true)
+            || [&self.exec, &self.peer].iter().any(|cmd| cmd.is_some())
+            || self.put.is_some()
+            || self.get.is_some()
     }
 }

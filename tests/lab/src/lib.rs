@@ -1,12 +1,16 @@
 //! kup's lab: runs kup in a real Debian virtual machine, with a real boot loader and a real network peer.
 
+pub mod bench;
 pub mod cli;
 pub mod deb;
+pub mod demo;
 pub mod host;
 pub mod image;
 pub mod interactive;
 pub mod paths;
 pub mod ready;
+pub mod runner;
+pub mod scenario;
 pub mod sh;
 pub mod spawner;
 pub mod vm;
@@ -18,6 +22,9 @@ use cli::{Cli, Verb};
 pub fn run(cli: &Cli) -> Result<u8> {
     host::become_root()?;
     match &cli.verb {
+        Verb::Demo => demo::run(),
+        Verb::Test(args) => runner::test(args),
+        Verb::Bench(args) => bench::run(args),
         Verb::Vm(args) => interactive::run(args),
         Verb::Deb => interactive::deb(),
     }

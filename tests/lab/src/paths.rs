@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 
 /// Root of the source tree.
 pub fn source() -> PathBuf {
-    let lab = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let lab =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     lab.ancestors().nth(2).unwrap_or(&lab).to_path_buf()
 }
 
@@ -18,16 +19,18 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The lab's own output: logs, packages, disks in use.
+/// The lab's own output: logs, packages, disks in use. `KUP_LAB_DIR` puts it elsewhere, so that two labs do not meet.
 pub fn lab() -> PathBuf {
-    target().join("lab")
+    std::env::var_os("KUP_LAB_DIR").map_or_else(|| target().join("lab"), PathBuf::from)
 }
 
 /// What is slow to make and worth keeping between runs.
 pub fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()) {
         Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache"),
+        None => {
+            PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
+        }
     };
     Ok(base.join("kup-lab"))
 }

@@ -53,7 +53,8 @@ pub fn ensure() -> Result<()> {
         add_backports()?;
     }
     apt(&["update"])?;
-    let (backports, plain): (Vec<_>, Vec<_>) = missing.into_iter().partition(|name| bookworm && FROM_BACKPORTS.contains(name));
+    let (backports, plain): (Vec<_>, Vec<_>) =
+        missing.into_iter().partition(|name| bookworm && FROM_BACKPORTS.contains(name));
     install(&plain, None)?;
     install(&backports, Some("bookworm-backports"))
 }
@@ -100,5 +101,8 @@ fn installed(package: &str) -> bool {
 /// A program's path, looked up as a shell would.
 pub fn which(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).map(|dir| dir.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }

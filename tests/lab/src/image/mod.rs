@@ -72,7 +72,9 @@ pub fn ensure() -> Result<Image> {
 }
 
 fn build(dir: &Path) -> Result<()> {
-    sh::run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "kup-lab", "-f"]).arg(dir.join("id")))?;
+    sh::run(
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "kup-lab", "-f"]).arg(dir.join("id")),
+    )?;
     let about = rootfs::build(dir)?;
     disk::build(dir, &about)?;
     fs::write(dir.join("image.json"), serde_json::to_vec_pretty(&about)?).context("cannot describe the image")
@@ -81,7 +83,8 @@ fn build(dir: &Path) -> Result<()> {
 /// Changes whenever anything that the image is made from does.
 fn recipe_hash() -> String {
     let mut hash = Sha256::new();
-    for part in files::ALL.iter().map(|file| [file.path, file.text]).flatten().chain(rootfs::recipe()).chain(disk::recipe()) {
+    for part in files::ALL.iter().flat_map(|file| [file.path, file.text]).chain(rootfs::recipe()).chain(disk::recipe())
+    {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -90,7 +93,9 @@ fn recipe_hash() -> String {
 
 fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", dir.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
         _ => Ok(()),
     }
 }

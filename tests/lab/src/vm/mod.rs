@@ -149,7 +149,10 @@ impl Vm {
                 bail!("{otherwise}: QEMU has ended");
             }
             if Instant::now() > deadline {
-                bail!("{otherwise} within {limit:.0?}; its console's last words: {}", crate::sh::tail(&self.serial_log(), 1500));
+                bail!(
+                    "{otherwise} within {limit:.0?}; its console's last words: {}",
+                    crate::sh::tail(&self.serial_log(), 1500)
+                );
             }
             self.ssh.drop_connection();
             std::thread::sleep(Duration::from_millis(200));

@@ -116,7 +116,10 @@ impl Namespace {
     }
 
     /// Starts a thread inside the namespace.
-    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<std::thread::JoinHandle<Result<T>>> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<std::thread::JoinHandle<Result<T>>> {
         let netns = self.open()?;
         Ok(std::thread::spawn(move || {
             nix::sched::setns(&netns, CloneFlags::CLONE_NEWNET).context("cannot enter the peer's network")?;
@@ -163,7 +166,7 @@ fn take(dir: &Path) -> Result<Option<File>> {
 }
 
 /// Ends every process inside and removes the namespace.
-fn clear(name: &str) -> Result<()> {
+pub fn clear(name: &str) -> Result<()> {
     if !Path::new("/run/netns").join(name).exists() {
         return Ok(());
     }

@@ -16,6 +16,7 @@ use crate::{image, paths};
 struct State {
     pid: i32,
     namespace: String,
+    dir: PathBuf,
     image: PathBuf,
     about: image::About,
     memory: u32,
@@ -37,7 +38,7 @@ pub fn detached() -> Result<Option<Vm>> {
         return Ok(None);
     }
     let image = image::Image { dir: state.image, about: state.about };
-    let spec = Spec { memory: state.memory, detached: true, ..Spec::new(dir(), &image) };
+    let spec = Spec { memory: state.memory, detached: true, ..Spec::new(state.dir, &image) };
     let qemu = Qemu::attach(state.pid, &net)?;
     let ssh = Ssh::new(&net, &spec.image.key());
     Ok(Some(Vm { spec, net, qemu, ssh }))
@@ -59,10 +60,12 @@ impl Vm {
         let state = State {
             pid: self.qemu.pid(),
             namespace: self.net.name().to_owned(),
+            dir: self.spec.dir.clone(),
             image: self.spec.image.dir.clone(),
             about: self.spec.image.about.clone(),
             memory: self.spec.memory,
         };
+        paths::ensure(&dir())?;
         fs::write(dir().join("state.json"), serde_json::to_vec_pretty(&state)?).context("cannot note the machine")
     }
 

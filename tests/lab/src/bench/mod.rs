@@ -1,0 +1,56 @@
+//! The benchmarks of `cargo lab bench`, one file each. They measure with [`Ctx::figure`](crate::runner::context::Ctx::figure).
+
+mod machine;
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::cli::BenchArgs;
+use crate::runner::pool::{self, Options};
+use crate::runner::report::Report;
+use crate::scenario::Scenario;
+use crate::{image, runner, sh};
+
+/// All of them, in the order in which they are run.
+pub const ALL: &[Scenario] = &[machine::SCENARIO];
+
+/// `cargo lab bench`: one machine at a time, so that nothing disturbs it.
+pub fn run(args: &BenchArgs) -> Result<u8> {
+    if args.list {
+        runner::list(ALL);
+        return Ok(0);
+    }
+    if let Some(unknown) = args.names.iter().find(|name| !ALL.iter().any(|bench| bench.name == *name)) {
+        bail!("there is no benchmark `{unknown}`: `cargo lab bench --list` shows them");
+    }
+    let chosen: Vec<&Scenario> =
+        ALL.iter().filter(|bench| args.names.is_empty() || args.names.iter().any(|name| name == bench.name)).collect();
+    let report = Report::default();
+    pool::run(&chosen, Options { memory: args.memory, ..Options::default() }, &report)?;
+    if let Some(file) = &args.json {
+        let document = json!({ "machine": surroundings(args.memory)?, "figures": report.all_figures() });
+        fs::write(file, serde_json::to_vec_pretty(&document)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(report.finish())
+}
+
+/// What figures have to be read with: they mean little without the machine they come from.
+fn surroundings(memory: u32) -> Result<serde_json::Value> {
+    let image = image::ensure()?;
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let qemu = sh::run(Command::new("qemu-system-x86_64").arg("--version"))?;
+    Ok(json!({
+        "cpu": model.trim_start_matches([' ', '\t', ':']),
+        "cores": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        "accelerator": crate::host::kvm::accelerator(&image.kernel())?,
+        "qemu": qemu.lines().next().unwrap_or_default(),
+        "guest_memory_mib": memory,
+        "old_kernel": image.about.old_kernel,
+        "new_kernel": image.about.new_kernel,
+    }))
+}

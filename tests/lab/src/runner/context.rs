@@ -1,0 +1,104 @@
+//! What a scenario gets: a machine in its ready state, and places to put things.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::image::About;
+use crate::vm::Vm;
+
+/// A scenario's surroundings.
+#[derive(Debug)]
+pub struct Ctx {
+    /// The machine: kup installed, idle, on the old kernel.
+    pub vm: Vm,
+    /// A directory of the scenario's own on the host; kept when it fails.
+    pub dir: PathBuf,
+    /// Are steps told on the terminal (demo) or only in the log?
+    pub aloud: bool,
+    /// What a benchmark has measured.
+    pub figures: Vec<Figure>,
+    started: Instant,
+    steps: String,
+}
+
+/// One measured value.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// How much it was.
+    pub value: f64,
+    /// Of what.
+    pub unit: String,
+}
+
+impl Ctx {
+    /// For a machine that is in its ready state.
+    pub fn new(vm: Vm, dir: PathBuf) -> Self {
+        Self { vm, dir, aloud: false, figures: Vec::new(), started: Instant::now(), steps: String::new() }
+    }
+
+    /// Starts a scenario's clock and log anew.
+    pub fn begin(&mut self, dir: PathBuf) {
+        self.dir = dir;
+        self.figures.clear();
+        self.steps.clear();
+        self.started = Instant::now();
+    }
+
+    /// What the machine's image holds: the two kernels.
+    pub fn about(&self) -> &About {
+        &self.vm.spec().image.about
+    }
+
+    /// Notes what is being done; a failed scenario's log tells how far it came.
+    pub fn step(&mut self, what: &str) {
+        let line = format!("[{:7.2} s] {what}", self.started.elapsed().as_secs_f64());
+        if self.aloud {
+            println!("{line}");
+        }
+        self.steps.push_str(&line);
+        self.steps.push('\n');
+    }
+
+    /// All steps so far.
+    pub fn steps(&self) -> &str {
+        &self.steps
+    }
+
+    /// Notes a measured value.
+    pub fn figure(&mut self, name: &str, value: f64, unit: &str) {
+        self.step(&format!("{name}: {value:.3} {unit}"));
+        self.figures.push(Figure { name: name.into(), value, unit: unit.into() });
+    }
+
+    /// Installs the new kernel from the machine's own repository, as an administrator would.
+    pub fn install_new_kernel(&mut self) -> Result<()> {
+        let new = self.about().new_kernel.clone();
+        self.step(&format!("installing {new}"));
+        self.vm.ssh("apt-get -q update")?;
+        self.vm.ssh(&format!("DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-image-{new}"))?;
+        Ok(())
+    }
+
+    /// Fails unless this kernel runs.
+    pub fn expect_kernel(&self, release: &str) -> Result<()> {
+        let running = self.vm.uname()?;
+        ensure!(running == release, "{running} runs, expected {release}");
+        Ok(())
+    }
+
+    /// Tries again and again until it works; the last error is the reason when it never does.
+    pub fn eventually<T>(&mut self, limit: Duration, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match attempt(self) {
+                Ok(value) => return Ok(value),
+                Err(error) if Instant::now() > deadline => return Err(error.context(format!("not within {limit:.0?}"))),
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Machines that take scenarios from a queue.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::collect;
+use super::context::Ctx;
+use super::report::Report;
+use super::rundir::{self, RunDir};
+use crate::interactive::prepare_host;
+use crate::ready::{self, READY};
+use crate::scenario::Scenario;
+use crate::vm::{Spec, Vm, detached, namespace};
+use crate::{image, paths};
+
+/// No scenario takes that long; one that does hangs.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// How to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Machines at a time.
+    pub jobs: usize,
+    /// Stop at the first failure and leave its machine running?
+    pub keep: bool,
+    /// Are steps told on the terminal?
+    pub aloud: bool,
+    /// Memory of a machine in MiB.
+    pub memory: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { jobs: 1, keep: false, aloud: false, memory: 2048 }
+    }
+}
+
+/// What all machines share.
+struct Pool<'a> {
+    queue: Mutex<VecDeque<&'static Scenario>>,
+    report: &'a Report,
+    image: image::Image,
+    /// Directory of this run's disks.
+    dir: PathBuf,
+    options: Options,
+}
+
+/// Runs the scenarios and counts them in the report.
+pub fn run(scenarios: &[&'static Scenario], options: Options, report: &Report) -> Result<()> {
+    if scenarios.is_empty() {
+        return Ok(());
+    }
+    if options.keep && detached()?.is_some() {
+        bail!("--keep would take the place of the machine that runs detached: `cargo lab vm --stop` ends it");
+    }
+    let image = prepare_host()?;
+    let dir = RunDir::create()?;
+    let spec = Spec { memory: options.memory, ..Spec::new(dir.path().join("prepared"), &image) };
+    ready::prepare(spec)?.quit()?;
+    let pool = Pool {
+        queue: Mutex::new(scenarios.iter().copied().collect()),
+        report,
+        image,
+        dir: dir.path().to_owned(),
+        options,
+    };
+    let machines = if options.keep { 1 } else { options.jobs.min(scenarios.len()) };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..machines)
+            .map(|number| {
+                scope.spawn({
+                    let pool = &pool;
+                    move || pool.work(number)
+                })
+            })
+            .collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|panic| anyhow!("{}", words(&*panic)))?)
+    })
+}
+
+impl Pool<'_> {
+    /// One machine's life: scenario after scenario until the queue is empty.
+    fn work(&self, number: usize) -> Result<()> {
+        let mut idle: Option<Ctx> = None;
+        while let Some(scenario) = self.next() {
+            let dir = paths::lab().join("logs").join(scenario.name);
+            fresh_dir(&dir)?;
+            let started = Instant::now();
+            let ctx = match idle.take() {
+                Some(ctx) => self.again(ctx, &dir).or_else(|_| self.machine(number, &dir)),
+                None => self.machine(number, &dir),
+            };
+            let mut ctx = ctx.with_context(|| format!("no machine for {}", scenario.name))?;
+            ctx.begin(dir.clone());
+            let console_from = ctx.vm.serial_log().len();
+            let netns = ctx.vm.peer().name().to_owned();
+            let Some((ctx, result)) = run_limited(scenario, ctx) else {
+                namespace::clear(&netns)?;
+                self.report.failed(scenario.name, &format!("did not end within {LIMIT:?}; logs in {}", dir.display()));
+                continue;
+            };
+            match result {
+                Ok(()) => {
+                    self.report.ok(scenario.name, started.elapsed());
+                    self.report.figures(scenario.name, &ctx.figures);
+                    fs::remove_dir_all(&dir).ok();
+                }
+                Err(error) => {
+                    self.fail(scenario, &ctx, console_from, &error);
+                    if self.options.keep {
+                        return keep(ctx, &self.dir);
+                    }
+                }
+            }
+            idle = Some(ctx);
+        }
+        Ok(())
+    }
+
+    fn fail(&self, scenario: &Scenario, ctx: &Ctx, console_from: usize, error: &anyhow::Error) {
+        let collected = collect::evidence(ctx, console_from, error);
+        let note = collected.map_or_else(|error| format!(" (incomplete: {error:#})"), |()| String::new());
+        self.report.failed(scenario.name, &format!("{error:#}; logs in {}{note}", ctx.dir.display()));
+    }
+
+    fn next(&self) -> Option<&'static Scenario> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// A machine started from the prepared state.
+    fn machine(&self, number: usize, dir: &Path) -> Result<Ctx> {
+        let Options { keep: detached, memory, aloud, .. } = self.options;
+        let spec = Spec { detached, memory, ..Spec::new(self.dir.join(number.to_string()), &self.image) };
+        let vm = Vm::copy_of(&self.dir.join("prepared/disk.qcow2"), spec, READY)?;
+        let mut ctx = Ctx::new(vm, dir.to_owned());
+        ctx.aloud = aloud;
+        Ok(ctx)
+    }
+
+    /// The machine of the scenario before, put back into the prepared state.
+    fn again(&self, mut ctx: Ctx, dir: &Path) -> Result<Ctx> {
+        ctx.vm.loadvm(READY)?;
+        ctx.dir = dir.to_owned();
+        Ok(ctx)
+    }
+}
+
+/// Runs a scenario on a thread of its own; `None` when it does not come back.
+fn run_limited(scenario: &'static Scenario, mut ctx: Ctx) -> Option<(Ctx, Result<()>)> {
+    let (done, result) = mpsc::channel();
+    std::thread::spawn(move || {
+        let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut ctx)));
+        let result = result.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", words(&*panic))));
+        done.send((ctx, result)).ok();
+    });
+    result.recv_timeout(LIMIT).ok()
+}
+
+fn keep(ctx: Ctx, dir: &Path) -> Result<()> {
+    ctx.vm.detach()?;
+    rundir::keep(dir)?;
+    println!("lab: the machine runs on: `cargo lab vm --shell`, `cargo lab vm --stop`");
+    Ok(())
+}
+
+fn fresh_dir(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    paths::ensure(dir)
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}

@@ -1,0 +1,23 @@
+//! The scenarios of `cargo lab test`, one file each.
+
+mod boot;
+
+use anyhow::Result;
+
+use crate::runner::context::Ctx;
+
+/// Something that is done in a machine and either holds or does not.
+#[derive(Debug)]
+pub struct Scenario {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub about: &'static str,
+    /// Is it left out unless `--all` asks for it?
+    pub all_only: bool,
+    /// Does it; an error is a failure.
+    pub run: fn(&mut Ctx) -> Result<()>,
+}
+
+/// All of them, in the order in which they are run.
+pub const ALL: &[Scenario] = &[boot::SCENARIO];
