@@ -29,6 +29,31 @@ pub struct Status {
     pub cgroup: String,
 }
 
+/// Where a service keeps things that a new boot begins without.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Volatile {
+    /// RuntimeDirectory=, below /run.
+    pub runtime_directories: Vec<String>,
+    /// Whether /tmp and /var/tmp are its own.
+    pub private_tmp: bool,
+    /// PIDFile=, an absolute path; empty where it has none.
+    pub pid_file: String,
+}
+
+impl Volatile {
+    /// The absolute paths, as the service sees them.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = self.runtime_directories.iter().map(|d| format!("/run/{d}")).collect();
+        if self.private_tmp {
+            paths.extend(["/tmp".to_string(), "/var/tmp".to_string()]);
+        }
+        if !self.pid_file.is_empty() && !paths.iter().any(|p| self.pid_file.starts_with(&format!("{p}/"))) {
+            paths.push(self.pid_file.clone());
+        }
+        paths
+    }
+}
+
 impl Systemd {
     /// Connects to PID 1; root only.
     ///
@@ -74,6 +99,19 @@ impl Systemd {
             active: self.property(path.as_str(), I_UNIT, "ActiveState")?,
             main_pid: main_pid as i32,
             cgroup: self.property(path.as_str(), I_SERVICE, "ControlGroup")?,
+        })
+    }
+
+    /// What `unit` keeps on volatile file systems.
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn volatile(&self, unit: &str) -> Result<Volatile> {
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        Ok(Volatile {
+            runtime_directories: self.property(path.as_str(), I_SERVICE, "RuntimeDirectory")?,
+            private_tmp: self.property(path.as_str(), I_SERVICE, "PrivateTmp")?,
+            pid_file: self.property(path.as_str(), I_SERVICE, "PIDFile")?,
         })
     }
 
