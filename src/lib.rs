@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod criu;
 pub mod generator;
+pub mod inspect;
 pub mod kernel;
 pub mod net;
 pub mod paths;

@@ -1,0 +1,75 @@
+//! How much memory a process has, /proc/PID/smaps_rollup.
+
+/// Sizes in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// In RAM, shared pages counted in full.
+    pub rss: u64,
+    /// In RAM, shared pages counted by share: the sum over processes is what they use together.
+    pub pss: u64,
+    /// Anonymous part of `rss`: what a checkpoint has to store.
+    pub anonymous: u64,
+    /// Share of shared memory (tmpfs, shared anonymous) in `pss`.
+    pub shmem: u64,
+    /// Locked by mlock(2).
+    pub locked: u64,
+    /// In huge pages of hugetlbfs or MAP_HUGETLB; not part of `rss`.
+    pub hugetlb: u64,
+    /// Swapped out: comes back into a checkpoint too.
+    pub swap: u64,
+}
+
+impl Memory {
+    /// Parses smaps_rollup; absent lines count as 0.
+    pub fn parse(text: &str) -> Self {
+        let mut memory = Self::default();
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            let Some(kib) = value.trim().strip_suffix(" kB").and_then(|v| v.trim().parse::<u64>().ok()) else {
+                continue;
+            };
+            let field = match key {
+                "Rss" => &mut memory.rss,
+                "Pss" => &mut memory.pss,
+                "Anonymous" => &mut memory.anonymous,
+                "Pss_Shmem" => &mut memory.shmem,
+                "Locked" => &mut memory.locked,
+                "Swap" => &mut memory.swap,
+                "Shared_Hugetlb" | "Private_Hugetlb" => &mut memory.hugetlb,
+                _ => continue,
+            };
+            *field += kib * 1024;
+        }
+        memory
+    }
+
+    /// What a checkpoint of the process can take at most, without the page cache of files that stay where they are.
+    pub fn image_size(&self) -> u64 {
+        self.anonymous + self.shmem + self.swap + self.hugetlb
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rollup() {
+        let text = "\
+55d0c8b1a000-7ffd3d5f3000 ---p 00000000 00:00 0                          [rollup]
+Rss:                2996 kB
+Pss:                 760 kB
+Pss_Shmem:             8 kB
+Anonymous:           640 kB
+Shared_Hugetlb:     2048 kB
+Private_Hugetlb:    4096 kB
+Swap:                 12 kB
+SwapPss:              12 kB
+Locked:                4 kB
+";
+        let m = Memory::parse(text);
+        assert_eq!((m.rss, m.pss, m.anonymous), (2996 << 10, 760 << 10, 640 << 10));
+        assert_eq!((m.shmem, m.hugetlb, m.swap, m.locked), (8 << 10, 6144 << 10, 12 << 10, 4 << 10));
+        assert_eq!(m.image_size(), (640 + 8 + 12 + 6144) << 10);
+    }
+}
