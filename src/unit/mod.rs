@@ -1,5 +1,17 @@
 //! Units: their names, their files as systemd merges them, and the mark that asks kup to preserve them.
 
+mod adjust;
+mod error;
+mod index;
+mod load;
+pub mod mark;
 mod name;
+mod parse;
+pub mod preserve;
+mod tree;
 
+pub use adjust::{Adjustment, PLACEHOLDER, Refusal, adjustments, refusals};
+pub use error::UnitError;
+pub use load::{GENERATED, UnitFile, Value, load};
 pub use name::{BadUnitName, UnitName};
+pub use preserve::{Adjust, Fallback, Marked, Origin, PreserveSpec, marked, scan};
