@@ -1,1 +1,89 @@
-//! To come.
+//! The systemd generator: turns marks and the record into drop-ins and links, at every boot and reload.
+//!
+//! Reads only through [`Paths`] and writes only below the directory that it is given, so that it is tested on whole
+//! trees. It decides nothing that the record does not say, and emits nothing where nothing is marked or pending.
+
+mod decide;
+mod emit;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::kernel::cmdline;
+use crate::paths::Paths;
+use crate::unit::{self, GENERATED, Marked, UnitError};
+use crate::update::Record;
+
+use decide::Boot;
+use emit::Output;
+
+/// Writes what this boot needs below `normal` (systemd.generator(7)). `log` gets one line for each thing that is wrong
+/// and nothing else. After a soft reboot (`soft_reboot`) the kernel is still the same one, and the services were stopped
+/// on purpose: nothing is restored then.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn run(paths: &Paths, normal: &Path, soft_reboot: bool, log: &mut dyn FnMut(&str)) -> io::Result<()> {
+    let out = Output::new(normal);
+    let marked = unit::scan(paths);
+    for error in &marked.errors {
+        // Other generators may still be writing the unit: that it is not there means nothing yet.
+        if !matches!(error, UnitError::NotFound { .. }) {
+            log(&error.to_string());
+        }
+    }
+    adjust(&marked, &out)?;
+    let transaction = cmdline::transaction(&fs::read_to_string(paths.cmdline()).unwrap_or_default());
+    // A boot that an update led to has its PIDs above the floor from its first process on.
+    if transaction.is_none() && !(marked.units.is_empty() && marked.templates.is_empty()) {
+        out.link("sysinit.target.wants", "kup-pid-floor.service")?;
+    }
+
+    let path = paths.record();
+    let record = match Record::load(&path) {
+        Ok(None) => return Ok(()),
+        Ok(Some(record)) => record,
+        Err(e) => {
+            // Nothing is restored from what cannot be read; settling tells and cleans up.
+            log(&e.to_string());
+            return out.link("multi-user.target.wants", "kup-settle.service");
+        }
+    };
+    let boot_id = fs::read_to_string(paths.at("/proc/sys/kernel/random/boot_id")).unwrap_or_default();
+    match decide::boot(&record, transaction.as_ref(), boot_id.trim()) {
+        Boot::Ordinary => Ok(()),
+        Boot::Restore if soft_reboot => out.link("multi-user.target.wants", "kup-settle.service"),
+        Boot::Settle => out.link("multi-user.target.wants", "kup-settle.service"),
+        Boot::Bless => out.link("multi-user.target.wants", "kup-bless.service"),
+        Boot::Restore => {
+            restore(paths, &record, &out)?;
+            out.link("sysinit.target.wants", "kup-netlock.service")?;
+            out.link("multi-user.target.wants", "kup-restore.service")?;
+            out.link("multi-user.target.wants", "kup-bless.service")
+        }
+    }
+}
+
+/// Adjustments hold from a unit's first start on, so they are there in every boot. A template has them too, for
+/// instances that nothing tells of yet.
+fn adjust(marked: &Marked, out: &Output) -> io::Result<()> {
+    for (unit, spec) in marked.units.iter().chain(&marked.templates) {
+        let adjustments = unit::adjustments(unit, spec);
+        if !adjustments.is_empty() {
+            out.dropin(&unit.name, GENERATED[0], &emit::adjust(&adjustments))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every unit whose image may still be resumed gets a placeholder in its fresh sandbox.
+fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
+    for (unit, _) in record.units.iter().filter(|(_, r)| r.state.may_resume()) {
+        let file = unit::load(paths, unit).ok();
+        let dropins = file.iter().flat_map(|f| &f.dropins).filter_map(|p| p.file_name()?.to_str());
+        let name = emit::last_name(GENERATED[1], dropins);
+        out.dropin(unit, &name, &emit::restore(record))?;
+    }
+    Ok(())
+}

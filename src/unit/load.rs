@@ -9,7 +9,8 @@ use super::index::Index;
 use super::{UnitError, UnitName, parse, tree};
 use crate::paths::Paths;
 
-/// Drop-ins that the generator writes; what a unit asks for by itself is what stands in the other files.
+/// Drop-ins that the generator writes (also with `~` before them, where they have to come last); what a unit asks for
+/// by itself is what stands in the other files.
 pub const GENERATED: [&str; 2] = ["50-kup-adjust.conf", "zz-kup-restore.conf"];
 
 /// One assigned value, and where it was assigned.
@@ -158,7 +159,10 @@ impl UnitFile {
 
     /// The unit without what kup's generator adds to it: what its own files ask for.
     pub fn without_generated(&self) -> UnitFile {
-        let ours = |p: &Path| p.file_name().is_some_and(|n| GENERATED.iter().any(|g| n == *g));
+        let ours = |p: &Path| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            GENERATED.contains(&name.trim_start_matches('~'))
+        };
         let mut unit = self.clone();
         unit.dropins.retain(|p| !ours(p));
         unit.assigned.retain(|a| !ours(&a.value.file));
