@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{ExternalFile, UnitRecord, UnitState, carry};
 use crate::criu::{Dump, Externals};
 use crate::inspect::{self, UnitProcs};
+use crate::sys;
 use crate::systemd::{Status, Volatile};
 use crate::unit::UnitName;
 
@@ -48,11 +49,13 @@ impl Plan {
             namespaces: &namespaces,
             ghost_limit: self.ghost_limit,
         };
+        // Asked before CRIU traces it: only one can.
+        let mdwe = sys::mdwe::get(self.status.main_pid).context("cannot ask whether it denies write-and-execute")?;
         let record = std::cell::RefCell::new(None);
         let mut trouble = None;
         let result = dump.run(
             || {
-                let found = self.look(&namespaces, images)?;
+                let found = UnitRecord { mdwe, ..self.look(&namespaces, images)? };
                 let externals = Externals {
                     files: found.files.iter().map(|f| f.key.clone()).collect(),
                     streams: found.streams.clone(),

@@ -129,10 +129,25 @@ fn restore_one(
             }
             go
         })?;
+        if unit.mdwe {
+            deny_write_execute(name, unit);
+        }
         tracing::info!("{name} runs again as {pid}, {} ms after its sandbox was there", (now_usec() - begun) / 1000);
         Ok::<_, anyhow::Error>(Resumed { unit: name.clone(), placeholder, pid })
     })();
     result.inspect_err(|e| seat.fail(format!("{e:#}"))).ok()
+}
+
+/// MemoryDenyWriteExecute= is the one restriction that CRIU does not bring back.
+fn deny_write_execute(name: &UnitName, unit: &UnitRecord) {
+    for pid in &unit.pids {
+        match crate::sys::mdwe::set(*pid) {
+            Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => {
+                tracing::error!("{name}: process {pid} runs without MemoryDenyWriteExecute=: {e}");
+            }
+            _ => {}
+        }
+    }
 }
 
 fn hand_over(systemd: &Systemd, resumed: Vec<Resumed>, deadline: Instant) {
