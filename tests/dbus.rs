@@ -355,7 +355,9 @@ fn other_users_are_refused() {
         assert!(send(method, &[]).0, "{method} is for everybody");
     }
     // dbus-send cannot write a{sv}; busctl can.
-    for (method, args) in [("Update", vec!["a{sv}", "0"]), ("Preserve", vec!["sa{sv}", "a", "0"]), ("Check", vec!["asa{sv}", "0", "0"])] {
+    for (method, args) in
+        [("Update", vec!["a{sv}", "0"]), ("Preserve", vec!["sa{sv}", "a", "0"]), ("Check", vec!["asa{sv}", "0", "0"])]
+    {
         let mut command = std::process::Command::new("busctl");
         command.arg(format!("--address={}", bench.address)).args(["call", "org.kup1", "/org/kup1", "org.kup1.Manager"]);
         let output = command.arg(method).args(args).uid(65534).gid(65534).output().unwrap();

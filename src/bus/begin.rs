@@ -11,6 +11,7 @@ use zbus::{Connection, OwnedObjectPath};
 use super::track::Obstacle;
 use super::types::{CheckAnswer, check_answer};
 use super::{Daemon, Error, UpdateView, kernels, marks, systemd};
+use crate::config::{Mode, Settings};
 use crate::kernel::running;
 use crate::paths::Paths;
 use crate::preflight::Report;
@@ -131,18 +132,18 @@ pub async fn kernel_installed(daemon: &Daemon, conn: &Connection, release: &str)
     let _changing = daemon.changing.lock().await;
     let changed = kernels::stage(&daemon.paths, release)?;
     tracing::info!("kernel {release} is {}", if changed { "staged" } else { "staged already" });
-    if mode(&daemon.paths)? == "automatic" {
+    if mode(&daemon.paths)? == Mode::Automatic {
         systemd::start(conn, AUTOMATIC_UNIT).await?;
     }
     Ok(changed)
 }
 
-/// `manual` or `automatic`, as kup.toml says.
+/// What an installed kernel does, as kup.toml says.
 ///
 /// # Errors
 /// [`Error::BadConfiguration`].
-pub fn mode(_paths: &Paths) -> Result<String, Error> {
-    Ok("manual".into())
+pub fn mode(paths: &Paths) -> Result<Mode, Error> {
+    Settings::load(paths).map(|s| s.mode).map_err(|e| Error::BadConfiguration(e.to_string()))
 }
 
 /// A unit name from outside.

@@ -10,6 +10,7 @@ use super::auth::{Action, allow, allow_root_only};
 use super::options::{Dict, Options};
 use super::types::{CheckAnswer, UnitEntry};
 use super::{Daemon, Error, NO_OBJECT, begin, kernels, marks};
+use crate::config::Mode;
 use crate::kernel::{Staged, running};
 use crate::update::History;
 
@@ -191,8 +192,9 @@ impl Manager {
 
     /// What an installed kernel does: "manual" (it is staged) or "automatic" (the update begins by itself).
     #[zbus(property(emits_changed_signal = "false"))]
-    fn mode(&self) -> zbus::fdo::Result<String> {
-        begin::mode(&self.daemon.paths).map_err(|e| zbus::fdo::Error::Failed(e.message().into()))
+    fn mode(&self) -> zbus::fdo::Result<&str> {
+        let mode = begin::mode(&self.daemon.paths);
+        mode.map(Mode::as_str).map_err(|e| zbus::fdo::Error::Failed(e.message().into()))
     }
 
     /// An update began.

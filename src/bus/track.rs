@@ -68,7 +68,8 @@ impl Tracker {
     pub fn obstacle(&self) -> Option<Obstacle> {
         let inner = self.lock();
         match (&inner.worker, &inner.record) {
-            (Some(Worker::Running(view)), _) => Some(Obstacle::Busy(view.clone())),
+            // While the worker runs, systemd would take the request to start it as met.
+            (Some(Worker::Running(view)), _) => Some(Obstacle::Busy(inner.current().unwrap_or_else(|| view.clone()))),
             (_, Some(Ok(view))) if !view.state.is_final() => Some(Obstacle::Busy(view.clone())),
             (_, Some(Err(why))) => Some(Obstacle::BadRecord(why.clone())),
             _ => None,
@@ -156,7 +157,7 @@ pub enum Obstacle {
 
 impl Inner {
     /// What is to be shown: the record once the expected worker wrote it, until then what was asked for.
-    fn current(&mut self) -> Option<UpdateView> {
+    fn current(&self) -> Option<UpdateView> {
         let record = self.record.as_ref().and_then(|r| r.as_ref().ok());
         match &self.worker {
             Some(Worker::Running(v) | Worker::Failed(v)) if record.is_none_or(|r| r.id != v.id) => Some(v.clone()),

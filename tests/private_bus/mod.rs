@@ -96,7 +96,8 @@ impl Bench {
 
     /// A connection to the bus.
     pub fn connect(&self) -> Connection {
-        zbus::block_on(zbus::connection::Builder::address(self.address.as_str()).build()).unwrap()
+        let builder = zbus::connection::Builder::address(self.address.as_str());
+        zbus::block_on(builder.method_timeout(Duration::from_secs(30)).build()).unwrap()
     }
 
     /// The manager, with nothing cached.
@@ -219,7 +220,8 @@ impl Systemd {
         let job = OwnedObjectPath::try_from(format!("/org/freedesktop/systemd1/job/{}", self.jobs)).unwrap();
         self.orders.lock().unwrap().push(format!("start {name}"));
         let unit = unit_path(&name);
-        server.remove::<Unit, _>(&unit).await.unwrap();
+        // It may not be there yet.
+        let _ = server.remove::<Unit, _>(&unit).await;
         server.at(&unit, Unit("activating")).await.unwrap();
         let (worker, paths, id, path) = (self.worker.clone(), self.paths.clone(), self.jobs, job.clone());
         let emitter = emitter.to_owned();
