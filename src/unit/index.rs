@@ -161,18 +161,16 @@ impl<'a> Index<'a> {
             Some(i) if is_template(n) => n.replacen('@', &format!("@{i}"), 1),
             _ => n.to_string(),
         };
+        // An instance with a file of its own is another unit.
+        let is_other = |n: &str| self.resolve(n).ok().flatten().is_some_and(|f| f != fragment);
         let mut aliases = BTreeSet::from([name.to_string()]);
-        for other in self.names.get(fragment).into_iter().flatten() {
-            let other = instantiate(other);
-            // An instance with a file of its own is another unit.
-            let own = self.resolve(&other).ok().flatten().is_some_and(|f| f != fragment);
-            if !own && is_instance(&other) == is_instance(name) {
-                aliases.insert(other);
-            }
-        }
+        let names = self.names.get(fragment).into_iter().flatten().map(|n| instantiate(n));
+        aliases.extend(names.filter(|n| !is_other(n) && is_instance(n) == is_instance(name)));
         // A file that is linked from outside the search path may be called anything; its link is the unit's name then.
         let inside = fragment.parent().is_some_and(|d| self.search.iter().any(|s| s == d));
-        let id = if inside { instantiate(&file_name(fragment)) } else { name.to_string() };
+        let main = Some(instantiate(&file_name(fragment))).filter(|_| inside);
+        aliases.extend(main.clone());
+        let id = main.filter(|m| !is_other(m)).unwrap_or_else(|| name.to_string());
         aliases.remove(&id);
         Ok(Found { id, aliases, fragment: fragment.into() })
     }

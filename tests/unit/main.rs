@@ -4,6 +4,7 @@ mod adjust;
 mod mark;
 mod marked;
 mod merge;
+mod oracle;
 
 use std::fs;
 use std::os::unix::fs::symlink;

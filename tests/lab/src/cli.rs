@@ -80,6 +80,12 @@ pub struct VmArgs {
     /// Leave the machine running in the background
     #[arg(long, group = "what")]
     pub detach: bool,
+    /// A machine without kup
+    #[arg(long)]
+    pub bare: bool,
+    /// Memory of a fresh machine in MiB
+    #[arg(long, default_value_t = 2048)]
+    pub memory: u32,
     /// Run a command in the detached machine
     #[arg(long, value_name = "CMD", group = "what")]
     pub exec: Option<String>,

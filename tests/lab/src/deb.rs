@@ -11,19 +11,18 @@ use crate::{paths, sh};
 /// What the packaging takes from the tree, beside the binaries.
 const PARTS: &[&str] = &["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "dbus", "docs", "packaging", "units"];
 
+/// The package's programs.
+const PROGRAMS: &[&str] = &["kup", "kupd", "kup-worker", "kup-generator", "kup-placeholder"];
+
 /// A release binary of this workspace.
 pub fn binary(name: &str) -> PathBuf {
     paths::target().join("release").join(name)
 }
 
-/// Builds the package; `None` as long as the tree has no packaging.
-pub fn build() -> Result<Option<PathBuf>> {
+/// Builds the package.
+pub fn build() -> Result<PathBuf> {
     let source = paths::source();
-    if !source.join("packaging/debian/control").exists() {
-        compile(&["kup-testserver"]).ok();
-        return Ok(None);
-    }
-    compile(&["kup", "kup-testserver"])?;
+    compile(&["kup"])?;
     let out = paths::lab().join("deb");
     if out.exists() {
         fs::remove_dir_all(&out).context("cannot remove the package built before")?;
@@ -33,18 +32,16 @@ pub fn build() -> Result<Option<PathBuf>> {
     for part in PARTS.iter().map(|part| source.join(part)).filter(|part| part.exists()) {
         copy(&part, &stage)?;
     }
-    for entry in fs::read_dir(paths::target().join("release"))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_file() && (name == "kup" || name.starts_with("kup")) && !name.contains('.') {
-            copy(&entry.path(), &stage.join("target/release"))?;
-        }
+    for program in PROGRAMS {
+        copy(&binary(program), &stage.join("target/release"))?;
     }
     copy(&source.join("packaging/debian"), &stage)?;
     sh::run(Command::new("dpkg-buildpackage").args(["-b", "-us", "-uc", "-d"]).current_dir(&stage))?;
-    find(&out).map(Some)
+    find(&out)
 }
 
-fn compile(packages: &[&str]) -> Result<()> {
+/// Builds release binaries of packages of this workspace.
+pub fn compile(packages: &[&str]) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--quiet"]).current_dir(paths::source());
     for package in packages {

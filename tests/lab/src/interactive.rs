@@ -1,13 +1,14 @@
 //! `cargo lab vm`: machines for people.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cli::VmArgs;
+use crate::runner::rundir::RunDir;
 use crate::vm::{BOOT_LIMIT, GUEST, Spec, Vm, detached, namespace, state_dir};
-use crate::{host, image, paths, ready, sh};
+use crate::{host, image, ready, sh};
 
 /// Commands given on the command line may take long; whoever typed them can interrupt them.
 const NO_HURRY: Duration = Duration::from_secs(24 * 3600);
@@ -15,17 +16,19 @@ const NO_HURRY: Duration = Duration::from_secs(24 * 3600);
 /// Does what the options say; gives the exit code.
 pub fn run(args: &VmArgs) -> Result<u8> {
     if let Some(command) = &args.run {
-        let vm = fresh("once", false)?;
+        let dir = RunDir::create()?;
+        let vm = fresh(dir.path().join("vm"), args, false)?;
         return execute(&vm, command);
     }
     if args.detach {
-        return detach();
+        return detach(args);
     }
     if args.acts_on_detached() {
         let vm = detached()?.context("no detached machine runs: start one with `cargo lab vm --detach`")?;
         return on_detached(vm, args);
     }
-    let vm = fresh("once", false)?;
+    let dir = RunDir::create()?;
+    let vm = fresh(dir.path().join("vm"), args, false)?;
     println!("lab: a shell in the machine; its end ends the machine. Console: {}", vm.spec().serial().display());
     vm.shell()?;
     Ok(0)
@@ -64,11 +67,11 @@ fn execute(vm: &Vm, command: &str) -> Result<u8> {
     Ok(out.code.try_into().unwrap_or(1))
 }
 
-fn detach() -> Result<u8> {
+fn detach(args: &VmArgs) -> Result<u8> {
     if detached()?.is_some() {
         bail!("a detached machine runs already: `cargo lab vm --stop` ends it");
     }
-    let vm = fresh("vm", true)?;
+    let vm = fresh(state_dir(), args, true)?;
     let (netns, serial, image) = (vm.peer().name().to_owned(), vm.spec().serial(), vm.spec().image.clone());
     vm.detach()?;
     println!("lab: the machine {}. Use it with", ready::describe(&image));
@@ -79,10 +82,10 @@ fn detach() -> Result<u8> {
 }
 
 /// A machine in its ready state.
-fn fresh(name: &str, detached: bool) -> Result<Vm> {
+fn fresh(dir: PathBuf, args: &VmArgs, detached: bool) -> Result<Vm> {
     let image = prepare_host()?;
-    let dir = if detached { state_dir() } else { paths::lab().join(format!("{name}-{}", std::process::id())) };
-    ready::prepare(Spec { detached, ..Spec::new(dir, &image) })
+    let spec = Spec { detached, memory: args.memory, ..Spec::new(dir, &image) };
+    if args.bare { ready::prepare_bare(spec) } else { ready::prepare(spec) }
 }
 
 /// Everything that any machine needs.
@@ -95,7 +98,7 @@ pub fn prepare_host() -> Result<image::Image> {
 /// `cargo lab deb`.
 pub fn deb() -> Result<u8> {
     host::packages::ensure()?;
-    let file = crate::deb::build()?.context("packaging/debian does not exist yet")?;
+    let file = crate::deb::build()?;
     let contents = sh::run(std::process::Command::new("dpkg-deb").arg("--contents").arg(&file))?;
     print!("{contents}");
     println!("{}", Path::new(&file).display());

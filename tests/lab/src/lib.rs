@@ -1,6 +1,7 @@
 //! kup's lab: runs kup in a real Debian virtual machine, with a real boot loader and a real network peer.
 
 pub mod bench;
+pub mod booted;
 pub mod cli;
 pub mod deb;
 pub mod demo;

@@ -5,29 +5,38 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::booted::{self, BOOTED};
 use crate::deb;
 use crate::image::Image;
-use crate::vm::{BOOT_LIMIT, Spec, Vm};
+use crate::paths;
+use crate::vm::{Spec, Vm};
 
 /// Name of the saved state.
 pub const READY: &str = "ready";
 
-/// Boots a machine, installs kup in it and saves it as [`READY`]; it goes on running.
+/// Takes a booted machine, installs kup in it and saves it as [`READY`]; it goes on running.
 pub fn prepare(spec: Spec) -> Result<Vm> {
-    let started = Instant::now();
     let package = deb::build()?;
-    let vm = Vm::create(spec)?;
-    vm.wait_ssh(BOOT_LIMIT)?;
-    vm.wait_idle(BOOT_LIMIT)?;
-    let booted = started.elapsed();
-    match package {
-        Some(file) => install(&vm, &file)?,
-        None => eprintln!("lab: packaging/debian does not exist yet: the machine starts without kup"),
-    }
+    let vm = prepare_with(spec, |vm| install(vm, &package))?;
+    Ok(vm)
+}
+
+/// The same without kup, as the machine was before it was installed.
+pub fn prepare_bare(spec: Spec) -> Result<Vm> {
+    prepare_with(spec, |_| Ok(()))
+}
+
+fn prepare_with(spec: Spec, then: impl FnOnce(&Vm) -> Result<()>) -> Result<Vm> {
+    deb::compile(&["kup-testserver"])?;
+    let booted = booted::ensure(&spec.image, spec.memory)?;
+    let started = Instant::now();
+    let vm = Vm::copy_of(&booted, spec, BOOTED)?;
     put_testserver(&vm)?;
-    vm.ssh("sync; journalctl --flush --sync 2>/dev/null || true")?;
+    then(&vm)?;
+    vm.ssh("sync; journalctl --sync")?;
+    vm.delvm(BOOTED)?;
     vm.savevm(READY)?;
-    println!("lab: ready in {:.0} s (booted after {:.0} s)", started.elapsed().as_secs_f64(), booted.as_secs_f64());
+    println!("lab: ready after {:.0} s", started.elapsed().as_secs_f64());
     Ok(vm)
 }
 
@@ -38,12 +47,14 @@ pub fn install(vm: &Vm, file: &Path) -> Result<()> {
     vm.wait_idle(Duration::from_secs(60))
 }
 
-/// The test server is a program of this workspace; it is copied as it is, not packaged.
+/// The test server is a program of this workspace; it is copied, not packaged. Scenarios that need it start it.
 fn put_testserver(vm: &Vm) -> Result<()> {
-    let program = deb::binary("testserver");
-    if program.exists() {
-        vm.put(&program, "/usr/local/bin/testserver")?;
-    }
+    let source = paths::source().join("tests/testserver");
+    vm.put(&deb::binary("kup-testserver"), "/usr/local/bin/kup-testserver")?;
+    vm.put(&source.join("kup-testserver.service"), "/etc/systemd/system/kup-testserver.service")?;
+    vm.ssh("mkdir -p /etc/sysusers.d")?;
+    vm.put(&source.join("kup-testserver.sysusers"), "/etc/sysusers.d/kup-testserver.conf")?;
+    vm.ssh("systemd-sysusers && systemctl daemon-reload")?;
     Ok(())
 }
 

@@ -53,9 +53,12 @@ impl Image {
 pub fn ensure() -> Result<Image> {
     let images = paths::cache()?.join("images");
     let dir = images.join(recipe_hash());
+    paths::ensure(&images)?;
+    let lock = fs::File::create(images.join("lock")).context("cannot write to the cache")?;
+    lock.lock().context("cannot lock the cache")?;
     if !dir.join("image.json").exists() {
         println!("lab: building the guest's image (a few minutes, once)");
-        let unfinished = images.join(format!(".unfinished-{}", std::process::id()));
+        let unfinished = images.join(".unfinished");
         remove(&unfinished)?;
         paths::ensure(&unfinished)?;
         let built = build(&unfinished);

@@ -5,7 +5,7 @@ pub mod collect;
 pub mod context;
 pub mod pool;
 pub mod report;
-mod rundir;
+pub mod rundir;
 
 use anyhow::{Result, bail};
 

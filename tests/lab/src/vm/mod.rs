@@ -8,6 +8,8 @@ pub mod ssh;
 mod state;
 
 use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,10 +23,13 @@ use ssh::Ssh;
 pub use state::{detached, dir as state_dir};
 
 /// The guest's address.
+pub const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+/// The same, as text.
 pub const GUEST: &str = "10.77.0.2";
 
 /// How long a cold boot may take under TCG on a loaded host.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(300);
+pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long an ordinary command in the guest may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
@@ -138,6 +143,8 @@ impl Vm {
 
     /// Waits for a boot other than `before` (a value of [`Vm::boot_id`]), and until it can be reached.
     pub fn wait_new_boot(&self, before: &str, limit: Duration) -> Result<()> {
+        // What the boot before has left open would only hang.
+        self.ssh.drop_connection();
         self.wait_until(limit, "the guest did not come up again", |vm| vm.try_boot_id().is_some_and(|id| id != before))
     }
 
@@ -160,8 +167,10 @@ impl Vm {
         Ok(())
     }
 
+    /// The boot id, when the guest can be reached: first a look at its port, which costs little when nobody answers.
     fn try_boot_id(&self) -> Option<String> {
-        let out = self.try_ssh("cat /proc/sys/kernel/random/boot_id", Duration::from_secs(10)).ok()?;
+        self.net.enter(greeting).ok()?.ok()?;
+        let out = self.try_ssh("cat /proc/sys/kernel/random/boot_id", Duration::from_secs(60)).ok()?;
         out.ok().then(|| out.text().to_owned())
     }
 
@@ -224,4 +233,12 @@ impl Vm {
         self.ssh(&format!("date -s @{}", now.as_secs()))?;
         Ok(())
     }
+}
+
+/// Does the guest's ssh server say hello?
+fn greeting() -> std::io::Result<()> {
+    let address = SocketAddr::from((GUEST_IP, 22));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+    stream.read_exact(&mut [0; 4])
 }

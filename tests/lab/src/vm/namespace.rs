@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,9 +92,15 @@ impl Namespace {
         self.lock = None;
     }
 
-    /// Owns a namespace that was left to itself, once its QEMU is gone.
+    /// Was it left to its QEMU?
+    pub fn owner_is_qemu(&self) -> bool {
+        self.lock.is_none()
+    }
+
+    /// Owns a namespace that was left to its QEMU, once that is gone.
     pub fn own(&mut self) -> Result<()> {
         self.lock = take(&self.dir)?;
+        ensure!(self.lock.is_some(), "{} is still in use", self.name);
         Ok(())
     }
 

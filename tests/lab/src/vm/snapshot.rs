@@ -24,16 +24,33 @@ impl Vm {
             // A guest that had stopped in a panic or a shutdown does not run by itself.
             self.qmp("cont", json!({}))?;
         } else {
-            self.qemu = Qemu::start(&self.spec, &self.net, Some(tag))?;
+            self.restart(Some(tag))?;
         }
         self.set_clock()
+    }
+
+    /// Forgets a saved state.
+    pub fn delvm(&self, tag: &str) -> Result<()> {
+        self.monitor(&format!("delvm {tag}"))
     }
 
     /// Cuts the power and boots again from the disk: what had not reached it is lost.
     pub fn power_cut(&mut self) -> Result<()> {
         self.drop_connection();
         self.qemu.kill();
-        self.qemu = Qemu::start(&self.spec, &self.net, None)?;
+        self.restart(None)
+    }
+
+    /// Starts QEMU again in the machine's namespace, whose lock the one before took with it if it was detached.
+    fn restart(&mut self, tag: Option<&str>) -> Result<()> {
+        let detached = self.net.owner_is_qemu();
+        if detached {
+            self.net.own()?;
+        }
+        self.qemu = Qemu::start(&self.spec, &self.net, tag)?;
+        if detached {
+            self.net.detach();
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::GUEST;
 use super::namespace::Namespace;
 use crate::sh::{self, Output};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A way into the guest. The connection is opened when it is needed and shared by all commands.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Ssh {
         cmd.arg("-o").arg(format!("ControlPath={}", self.socket.display()));
         for option in [
             "BatchMode=yes",
-            "ConnectTimeout=5",
+            "ConnectTimeout=30",
             "IdentitiesOnly=yes",
             "LogLevel=ERROR",
             "ServerAliveCountMax=12",

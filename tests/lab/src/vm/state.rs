@@ -16,6 +16,7 @@ use crate::{image, paths};
 struct State {
     pid: i32,
     namespace: String,
+    #[serde(default = "dir")]
     dir: PathBuf,
     image: PathBuf,
     about: image::About,
