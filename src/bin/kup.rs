@@ -1,3 +1,7 @@
 //! The `kup` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kup::cli::main()
+}

@@ -1,1 +1,59 @@
-//! To come.
+//! The `kup` command. It speaks to kupd over D-Bus and does nothing by itself; one file per verb or pair of verbs.
+
+mod args;
+mod check;
+mod exit;
+mod history;
+mod mark;
+mod model;
+mod output;
+mod progress;
+mod status;
+mod update;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use zbus::Connection;
+
+pub use args::Cli;
+pub use exit::Exit;
+
+use crate::bus::Error;
+use crate::bus::proxy::ManagerProxy;
+use args::Command;
+use output::Output;
+
+/// What each verb is given.
+struct Context {
+    conn: Connection,
+    manager: ManagerProxy<'static>,
+    out: Output,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = zbus::block_on(run(cli)).unwrap_or_else(|e| {
+        eprintln!("kup: {}", e.message());
+        Exit::from(&e)
+    });
+    exit.into()
+}
+
+async fn run(cli: Cli) -> Result<Exit, Error> {
+    let conn = Connection::system().await.map_err(|e| Error::Failed(format!("cannot reach the system bus: {e}")))?;
+    // Nothing is cached: kupd may come and go between two calls.
+    let manager = ManagerProxy::builder(&conn).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+    let context = Context { conn, manager, out: Output::new(cli.json) };
+    match cli.command {
+        Command::Preserve(args) => mark::preserve(&context, args).await,
+        Command::Release(args) => mark::release(&context, args).await,
+        Command::List => mark::list(&context).await,
+        Command::Check(args) => check::check(&context, args).await,
+        Command::Update(args) => update::update(&context, args).await,
+        Command::Abort => update::abort(&context).await,
+        Command::Status => status::status(&context).await,
+        Command::History => history::history(&context).await,
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Fd, FdKind, Mapping, Process, UnitProcs, UnixKind, UnixSocket};
+use super::{Fd, FdKind, Mapping, Namespace, Process, UnitProcs, UnixKind, UnixSocket};
 
 /// Where systemd-journald listens for the standard output of services.
 pub const JOURNAL_STDOUT: &str = "/run/systemd/journal/stdout";
@@ -176,7 +176,7 @@ impl UnitProcs {
             file.users.push(user);
         }
         for (p, m) in self.mappings() {
-            let Some(file) = m.file.as_ref().filter(|_| is_real_file(m)) else { continue };
+            let Some(file) = m.file.as_ref().filter(|_| m.is_file()) else { continue };
             if p.mounts.get(file.mnt_id).is_some() {
                 continue;
             }
@@ -244,13 +244,8 @@ impl UnitProcs {
     pub(super) fn one_pid_per_netns(&self) -> Vec<i32> {
         let mut seen = BTreeSet::new();
         let alive = self.processes.iter().filter(|p| !p.is_zombie());
-        alive.filter(|p| seen.insert(p.net.clone())).map(|p| p.pid).collect()
+        alive.filter(|p| seen.insert(p.ns.get(&Namespace::Net))).map(|p| p.pid).collect()
     }
-}
-
-/// A mapping of a file that has, or had, a path.
-fn is_real_file(m: &Mapping) -> bool {
-    m.name.starts_with('/') && (!m.deleted || m.is_deleted_file())
 }
 
 fn fd_path(pid: i32, fd: i32) -> PathBuf {

@@ -73,6 +73,11 @@ impl Mapping {
         self.deleted && self.name == "/[aio]"
     }
 
+    /// Whether it maps a file that has, or had, a path.
+    pub fn is_file(&self) -> bool {
+        self.name.starts_with('/') && (!self.deleted || self.is_deleted_file())
+    }
+
     /// Whether it maps a real file that has no name any more, rather than an object that never had one.
     pub fn is_deleted_file(&self) -> bool {
         // mmap(2) MAP_SHARED|MAP_ANONYMOUS shows as /dev/zero (deleted), MAP_HUGETLB as /anon_hugepage (deleted).

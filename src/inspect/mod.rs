@@ -6,6 +6,7 @@
 mod cgroup;
 mod facts;
 mod fds;
+pub mod host;
 mod inet;
 mod maps;
 mod memory;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use facts::{DeletedFile, FdRef, ForeignFile};
+pub use facts::{DeletedFile, FdRef, ForeignFile, JOURNAL_STDOUT};
 pub use fds::{Fd, FdKind};
 pub use inet::{InetSocket, Protocol};
 pub use maps::{FileId, Mapping};

@@ -18,6 +18,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// `ext4`, `tmpfs`, …
     pub fs_type: String,
+    /// Whether nothing can be written through it.
+    pub read_only: bool,
 }
 
 /// All mounts of one mount namespace, by id.
@@ -58,27 +60,6 @@ impl Mount {
     pub fn is_volatile(&self) -> bool {
         matches!(self.fs_type.as_str(), "tmpfs" | "ramfs" | "hugetlbfs" | "mqueue")
     }
-
-    /// Whether its files are the kernel's own: they are there again after a boot.
-    pub fn is_kernels(&self) -> bool {
-        const KERNELS: [&str; 14] = [
-            "proc",
-            "sysfs",
-            "cgroup2",
-            "devpts",
-            "devtmpfs",
-            "securityfs",
-            "debugfs",
-            "tracefs",
-            "configfs",
-            "bpf",
-            "fusectl",
-            "pstore",
-            "efivarfs",
-            "binfmt_misc",
-        ];
-        KERNELS.contains(&self.fs_type.as_str())
-    }
 }
 
 fn line(line: &str) -> Option<Mount> {
@@ -90,15 +71,14 @@ fn line(line: &str) -> Option<Mount> {
     let device = fields.next()?.to_string();
     let root = unescape(fields.next()?).into();
     let point = unescape(fields.next()?).into();
+    let read_only = fields.next()?.split(',').any(|o| o == "ro");
     let fs_type = right.split(' ').next()?.to_string();
-    Some(Mount { id, parent, device, root, point, fs_type })
+    Some(Mount { id, parent, device, root, point, fs_type, read_only })
 }
 
 /// Blanks, newlines and backslashes are octal escapes there.
 fn unescape(text: &str) -> String {
-    let mut out = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n");
-    out = out.replace("\\134", "\\");
-    out
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 #[cfg(test)]
@@ -108,7 +88,7 @@ mod tests {
     const TEXT: &str = "\
 24 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 24 0:24 / /run rw,nosuid shared:5 - tmpfs tmpfs rw,size=400k
-31 30 0:24 /a /run/a\\040b rw - tmpfs tmpfs rw
+31 30 0:24 /a /run/a\\040b ro,nosuid - tmpfs tmpfs rw
 40 24 0:30 / /tmp rw - tmpfs tmpfs rw
 41 40 8:1 /var/tmp/x /tmp rw - ext4 /dev/sda1 rw
 nonsense
@@ -119,6 +99,7 @@ nonsense
         let mounts = Mounts::parse(TEXT);
         assert_eq!(mounts.0.len(), 5);
         assert_eq!(mounts.get(31).unwrap().point, Path::new("/run/a b"));
+        assert!(mounts.get(31).unwrap().read_only && !mounts.get(30).unwrap().read_only);
         assert!(mounts.get(30).unwrap().is_volatile());
         assert!(mounts.get(99).is_none());
         assert_eq!(mounts.of_path(Path::new("/run/x")).unwrap().id, 30);

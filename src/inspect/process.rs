@@ -23,6 +23,8 @@ pub struct Process {
     pub state: char,
     /// Name.
     pub comm: String,
+    /// Working directory.
+    pub cwd: PathBuf,
     /// Executable; without the ` (deleted)` that marks one that was replaced.
     pub exe: Option<PathBuf>,
     /// Start, in clock ticks after boot.
@@ -37,8 +39,8 @@ pub struct Process {
     pub ns_pids: Vec<i32>,
     /// Kinds of namespace that are not those of PID 1.
     pub namespaces: Vec<Namespace>,
-    /// Identity of its network namespace.
-    pub net: String,
+    /// Its namespaces, as /proc/PID/ns names them: the same name is the same namespace.
+    pub ns: BTreeMap<Namespace, String>,
     /// Its control group, relative to the unit's; empty for the unit's own.
     pub sub_cgroup: PathBuf,
     /// Open file descriptors.
@@ -72,7 +74,8 @@ impl Process {
         let own = Namespace::of(paths, pid)?;
         process.namespaces =
             own.iter().filter(|(kind, ns)| host.get(kind) != Some(ns)).map(|(kind, _)| *kind).collect();
-        process.net = own.get(&Namespace::Net).cloned().unwrap_or_default();
+        process.ns = own;
+        process.cwd = std::fs::read_link(dir.join("cwd")).map_err(InspectError::read(dir.join("cwd")))?;
         process.exe = std::fs::read_link(dir.join("exe")).ok().map(|p| {
             let text = p.to_string_lossy().into_owned();
             text.strip_suffix(fds::DELETED).map_or(p, PathBuf::from)
@@ -86,7 +89,7 @@ impl Process {
 }
 
 /// proc_pid_stat(5). The name may hold blanks and parentheses: it ends at the last one.
-fn stat(text: &str) -> Option<Process> {
+pub(super) fn stat(text: &str) -> Option<Process> {
     let (head, tail) = text.rsplit_once(')')?;
     let (pid, comm) = head.split_once('(')?;
     let fields: Vec<&str> = tail.split_ascii_whitespace().collect();

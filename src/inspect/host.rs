@@ -1,0 +1,100 @@
+//! What is asked of the machine as a whole: PID 1's sockets and mounts, the kernel's threads, tmpfiles.d.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{InspectError, Mounts, process, read_text};
+use crate::paths::Paths;
+
+/// Inodes of the sockets that PID 1 holds: what it listens on for socket activation, and what services gave it to keep.
+///
+/// # Errors
+/// When the caller is not root.
+pub fn pid1_sockets(paths: &Paths) -> Result<BTreeSet<u64>, InspectError> {
+    let dir = paths.at("/proc/1/fd");
+    let entries = fs::read_dir(&dir).map_err(InspectError::read(&dir))?;
+    let links = entries.flatten().filter_map(|e| fs::read_link(e.path()).ok());
+    Ok(links.filter_map(|l| l.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect())
+}
+
+/// The mounts that PID 1 sees.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn mounts(paths: &Paths) -> Result<Mounts, InspectError> {
+    Ok(Mounts::parse(&read_text(&paths.at("/proc/1/mountinfo"))?))
+}
+
+/// Highest PID of the kernel threads that were there before the first program: the next kernel's threads get about the
+/// same ones, before anything can keep them from it.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn boot_threads(paths: &Paths) -> Result<i32, InspectError> {
+    let dir = paths.at("/proc");
+    let entries = fs::read_dir(&dir).map_err(InspectError::read(&dir))?;
+    let names = entries.flatten().filter(|e| e.file_name().to_str().is_some_and(|n| n.parse::<i32>().is_ok()));
+    let tasks: Vec<_> = names
+        .filter_map(|e| process::stat(&read_text(&e.path().join("stat")).ok()?))
+        .map(|p| (p.pid, p.ppid))
+        .collect();
+    Ok(highest_boot_thread(&tasks))
+}
+
+/// Of pairs of PID and parent; kthreadd is PID 2, and the parent of all kernel threads.
+fn highest_boot_thread(tasks: &[(i32, i32)]) -> i32 {
+    let is_kernel = |(pid, ppid): &(i32, i32)| *pid == 2 || *ppid == 2;
+    let first_program = tasks.iter().filter(|t| !is_kernel(t) && t.0 != 1).map(|t| t.0).min().unwrap_or(i32::MAX);
+    tasks.iter().filter(|t| is_kernel(t) && t.0 < first_program).map(|t| t.0).max().unwrap_or(2)
+}
+
+/// Directories that systemd-tmpfiles makes at every boot (tmpfiles.d(5)).
+pub fn tmpfiles(paths: &Paths) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for dir in ["/usr/lib/tmpfiles.d", "/etc/tmpfiles.d", "/run/tmpfiles.d"] {
+        for entry in fs::read_dir(paths.at(dir)).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "conf") {
+                found.extend(fs::read_to_string(entry.path()).iter().flat_map(|t| t.lines()).filter_map(directory));
+            }
+        }
+    }
+    found
+}
+
+fn directory(line: &str) -> Option<PathBuf> {
+    let mut words = line.split_ascii_whitespace();
+    let kind = words.next()?;
+    if !kind.starts_with(['d', 'D', 'e', 'v', 'q', 'Q']) {
+        return None;
+    }
+    let path = words.next()?;
+    Some(path.strip_prefix("/var/run/").map_or_else(|| path.into(), |rest| Path::new("/run").join(rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_threads_end_at_the_first_program() {
+        // 300 is a kernel thread that came with a module, later.
+        let tasks = [(1, 0), (2, 0), (3, 2), (97, 2), (180, 1), (300, 2), (412, 180)];
+        assert_eq!(highest_boot_thread(&tasks), 97);
+        assert_eq!(highest_boot_thread(&[(1, 0)]), 2);
+    }
+
+    #[test]
+    fn from_a_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        fs::create_dir_all(paths.at("/proc/1/fd")).unwrap();
+        std::os::unix::fs::symlink("socket:[44]", paths.at("/proc/1/fd/7")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", paths.at("/proc/1/fd/0")).unwrap();
+        assert_eq!(pid1_sockets(&paths).unwrap(), BTreeSet::from([44]));
+        fs::create_dir_all(paths.at("/etc/tmpfiles.d")).unwrap();
+        let text = "# d /run/no\nd /run/mysqld 0755 mysql root -\nd! /var/run/x\nf /run/file\n";
+        fs::write(paths.at("/etc/tmpfiles.d/a.conf"), text).unwrap();
+        assert_eq!(tmpfiles(&paths), BTreeSet::from(["/run/mysqld".into(), "/run/x".into()]));
+    }
+}

@@ -1,0 +1,29 @@
+//! Questions about the machine.
+
+mod kexec;
+mod packages;
+mod space;
+mod system;
+mod target;
+
+use super::{Finding, Report};
+use crate::config::Settings;
+use crate::paths::Paths;
+
+/// Asks every question; `space` is what the images of all units take, in bytes.
+pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, space: u64, report: &mut Report) {
+    let running = match crate::kernel::running(paths) {
+        Ok(running) => running,
+        Err(e) => {
+            report.machine.push(Finding::blocker("kernel.unknown", format!("{e:#}")));
+            return;
+        }
+    };
+    let (target, findings) = target::ask(paths, asked, &running);
+    report.machine.extend(findings);
+    report.machine.extend(kexec::ask(paths));
+    report.machine.extend(space::ask(paths, settings, space));
+    report.machine.extend(system::ask(paths));
+    report.machine.extend(packages::ask(paths));
+    report.target = target;
+}

@@ -1,0 +1,55 @@
+//! Does it have memory that needs something of the new boot, or cannot be dumped?
+
+use super::adjust::{has_own, pending_ipc};
+use super::{Finding, View};
+use crate::inspect::Namespace;
+
+pub fn ask(view: &View) -> Vec<Finding> {
+    let procs = view.procs;
+    let mut found = Vec::new();
+    let sysv = procs.mappings().any(|(_, m)| m.is_sysv());
+    if sysv && !has_own(view, Namespace::Ipc) && !pending_ipc(view) {
+        let message = "it uses System V shared memory in the machine's IPC namespace";
+        let fix = format!("kup preserve --adjust private-ipc {0} && systemctl restart {0}", view.name());
+        found.push(Finding::blocker("memory.sysv", message).fix(fix));
+    }
+    if procs.mappings().any(|(_, m)| m.name == "[uprobes]") {
+        let message = "a tracer has put probes (uprobes) into its code";
+        found.push(Finding::blocker("memory.uprobes", message).fix("end the tracer (perf, bpftrace) and restart it"));
+    }
+    let sum = |size: fn(&crate::inspect::Memory) -> u64| procs.processes.iter().map(|p| size(&p.memory)).sum::<u64>();
+    let huge = sum(|m| m.hugetlb) >> 20;
+    if huge > 0 {
+        let message = format!("it uses {huge} MiB of reserved huge pages, which the new kernel must reserve again");
+        let fix = "set vm.nr_hugepages in /etc/sysctl.d, so that every boot reserves them";
+        found.push(Finding::warning("memory.hugetlb", message).fix(fix));
+    }
+    let locked = sum(|m| m.locked) >> 20;
+    if locked > 0 {
+        let message = format!("{locked} MiB of its memory are locked: they are back in RAM before it goes on");
+        found.push(Finding::note("memory.locked", message));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made_up::Unit;
+    use super::*;
+    use crate::inspect::{Mapping, Memory};
+
+    #[test]
+    fn memory() {
+        let sysv = Mapping { name: "/SYSV00000000".into(), deleted: true, shared: true, ..Mapping::default() };
+        assert_eq!(Unit::new().map(sysv.clone()).ids(ask), ["memory.sysv"]);
+        assert!(Unit::new().map(sysv.clone()).own(Namespace::Ipc).ids(ask).is_empty());
+        assert!(Unit::new().map(sysv).lines("KUPAdjust=private-ipc\n").ids(ask).is_empty(), "pending");
+        assert_eq!(
+            Unit::new().map(Mapping { name: "[uprobes]".into(), ..Mapping::default() }).ids(ask),
+            ["memory.uprobes"]
+        );
+        let mut unit = Unit::new();
+        unit.main().memory = Memory { hugetlb: 4 << 20, locked: 2 << 20, ..Memory::default() };
+        assert_eq!(unit.ids(ask), ["memory.hugetlb", "memory.locked"]);
+    }
+}
