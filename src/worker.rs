@@ -11,10 +11,11 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::config::Settings;
-use crate::net::{self, LockSpec};
+use crate::net::lock::{self, LockSpec};
 use crate::paths::Paths;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, UpdateRequest};
 use crate::systemd::Systemd;
+use crate::update::checkpoint::NETLOCK;
 use crate::update::{Lock, Record, State, arm, undo};
 use crate::{kernel, preflight, sys};
 
@@ -99,9 +100,9 @@ fn is_locked(path: &Path) -> bool {
 /// When the rules cannot be set; TCP connections are lost then.
 pub fn netlock(paths: &Paths) -> Result<()> {
     let Some(record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Switching) else { return Ok(()) };
-    let path = paths.images(record.id.as_str()).join("netlock.json");
+    let path = paths.images(record.id.as_str()).join(NETLOCK);
     let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
-    net::lock(&spec)
+    lock::lock(&spec)
 }
 
 /// Raises the next PID, on a boot that restores nothing.

@@ -12,7 +12,8 @@ use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
 use super::{Event, Lock, Record, State, UnitRecord, UnitState, undo};
 use crate::config::Settings;
-use crate::net::{self, LockSpec};
+use crate::inspect::{Namespace, Protocol, UnitProcs};
+use crate::net::lock::{self, Connection, LockSpec};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
@@ -21,6 +22,8 @@ use crate::{criu, inspect};
 /// Target that systemd starts for `systemctl kexec`.
 const KEXEC: &str = "kexec.target";
 /// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
+/// Name of the file beside the images that says what is locked until they are restored.
+pub const NETLOCK: &str = "netlock.json";
 const DROP_IN: &str = "zz-kup-checkpoint.conf";
 
 /// Checkpoints every unit of the armed update, or aborts it.
@@ -57,14 +60,17 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let images = make_images(paths, record, &units)?;
     keep_systemd_calm(systemd, &units)?;
     let plans = units.iter().map(|u| plan(systemd, u, record, &settings)).collect::<Result<Vec<_>>>()?;
-    let lock = lock_spec(&units)?;
-    fs::write(images.join("netlock.json"), serde_json::to_vec(&lock)?)?;
-    record.addresses = lock_addresses(&units)?;
+    let procs = units.iter().map(inspect::unit).collect::<Result<Vec<_>, _>>()?;
+    let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
+    fs::write(images.join(NETLOCK), serde_json::to_vec(&lock)?)?;
+    record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
+    record.addresses.sort();
+    record.addresses.dedup();
     record.end(phase);
 
     let phase = record.begin("freeze and dump");
     // New connections wait from here on: one that is made but not accepted yet could not be dumped.
-    net::lock(&lock)?;
+    lock::lock(&lock)?;
     let (chair, seats) = Chair::call(units.iter().cloned());
     let failures = thread::scope(|scope| {
         let threads: Vec<_> = plans
@@ -188,19 +194,13 @@ fn void_all(record: &mut Record, path: &Path) {
     }
 }
 
-fn lock_spec(units: &[UnitName]) -> Result<LockSpec> {
-    let mut spec = LockSpec::default();
-    for unit in units {
-        let procs = inspect::unit(unit)?;
-        spec.add(&procs);
-    }
-    Ok(spec)
+fn is_in_host_network(procs: &UnitProcs) -> bool {
+    !procs.processes.iter().any(|p| p.namespaces.contains(&Namespace::Net))
 }
 
-fn lock_addresses(units: &[UnitName]) -> Result<Vec<std::net::IpAddr>> {
-    let mut all = std::collections::BTreeSet::new();
-    for unit in units {
-        all.extend(inspect::unit(unit)?.addresses());
-    }
-    Ok(all.into_iter().collect())
+/// Which packets have to wait until this unit is back.
+fn lock_spec(procs: &UnitProcs) -> LockSpec {
+    let tcp = || procs.inet.iter().filter(|s| s.protocol == Protocol::Tcp);
+    let connected = tcp().filter(|s| s.is_connected()).map(|s| Connection { local: s.local, remote: s.remote });
+    LockSpec::new(tcp().filter(|s| s.is_listening()).map(|s| s.local), connected)
 }

@@ -40,9 +40,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(settings.restore_timeout_sec);
     let resumed = restore_all(paths, &systemd, &mut record, deadline)?;
     record.end(phase);
-    if let Err(e) = net::unlock() {
-        tracing::error!("{e:#}");
-    }
+    unlock_network(paths, &record, &resumed);
     let phase = record.begin("hand-over");
     hand_over(&systemd, resumed, Instant::now() + Duration::from_secs(30));
     record.end(phase);
@@ -136,6 +134,24 @@ fn restore_one(
         Ok::<_, anyhow::Error>(Resumed { unit: name.clone(), placeholder, pid })
     })();
     result.inspect_err(|e| seat.fail(format!("{e:#}"))).ok()
+}
+
+/// Lets packets through, and asks peers that have backed off to try again now: what counts is what a client sees.
+fn unlock_network(paths: &Paths, record: &Record, resumed: &[Resumed]) {
+    if let Err(e) = net::lock::unlock() {
+        tracing::error!("{e:#}");
+    }
+    let images = paths.images(record.id.as_str());
+    let mut segments = Vec::new();
+    for unit in resumed.iter().map(|r| &r.unit) {
+        match net::images::connections(&images.join(unit.as_str())) {
+            Ok(connections) => segments.extend(connections.iter().flat_map(net::nudge::Outstanding::of)),
+            Err(e) => tracing::warn!("{unit}: its peers wait for their own timers: {e}"),
+        }
+    }
+    if let Err(e) = net::nudge::nudge(&segments, net::nudge::ROUNDS) {
+        tracing::warn!("peers wait for their own timers: {e:#}");
+    }
 }
 
 /// MemoryDenyWriteExecute= is the one restriction that CRIU does not bring back.

@@ -31,7 +31,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         boot::detect(paths).and_then(|l| l.unpin(&pin)).unwrap_or_else(|e| tracing::error!("{e:#}"));
     }
     record.advance(if switched { Event::Fail } else { Event::Abort }, &paths.record())?;
-    if let Err(e) = net::unlock() {
+    if let Err(e) = net::lock::unlock() {
         tracing::error!("{e:#}");
     }
     bless::finish(paths, &record)?;

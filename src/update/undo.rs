@@ -29,7 +29,7 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
             failures.push(format!("{what}: {e:#}"));
         }
     };
-    step("the network stays locked", net::unlock());
+    step("the network stays locked", net::lock::unlock());
     step("the target kernel stays loaded", kernel::kexec::unload(paths).map_err(Into::into));
     step("the boot loader stays pinned", unpin(paths, record));
     step("drop-ins stay", checkpoint::release_systemd(systemd, record.units.keys()));

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use sha2::{Digest, Sha256};
 
 use super::Connection;
-use crate::vm::Namespace;
+use crate::vm::namespace::Namespace;
 
 /// A download under way.
 #[derive(Debug)]

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::vm::{GUEST, Namespace};
+use crate::vm::GUEST;
+use crate::vm::namespace::Namespace;
 
 /// How long a client waits for an answer: longer than any update takes here.
 const PATIENCE: Duration = Duration::from_secs(600);
