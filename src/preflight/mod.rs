@@ -1,5 +1,7 @@
-//! Preflight: what can be preserved on this machine, and why not where not. One file per question; nothing is touched.
+//! Preflight: what can be preserved on this machine, and why not where not. One file per question; nothing is touched,
+//! but for the canary, a process of our own that is dumped and restored.
 
+pub mod canary;
 mod finding;
 mod machine;
 mod unit;

@@ -1,5 +1,6 @@
 //! Questions about the machine.
 
+mod criu;
 mod kexec;
 mod packages;
 mod space;
@@ -21,6 +22,7 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, space: u64
     };
     let (target, findings) = target::ask(paths, asked, &running);
     report.machine.extend(findings);
+    report.machine.extend(criu::ask(paths, &running, target.as_deref()));
     report.machine.extend(kexec::ask(paths));
     report.machine.extend(space::ask(paths, settings, space));
     report.machine.extend(system::ask(paths));
