@@ -63,12 +63,7 @@ fn wait_for_addresses(record: &mut Record, timeout: Duration) {
 
 /// Restores all units at the same time, up to the point before their tasks run; then writes down that they run, and
 /// lets them.
-fn restore_all(
-    paths: &Paths,
-    systemd: &Systemd,
-    record: &mut Record,
-    deadline: Instant,
-) -> Result<Vec<Resumed>> {
+fn restore_all(paths: &Paths, systemd: &Systemd, record: &mut Record, deadline: Instant) -> Result<Vec<Resumed>> {
     let units: Vec<(UnitName, UnitRecord)> =
         record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(n, u)| (n.clone(), u.clone())).collect();
     let images = paths.images(record.id.as_str());

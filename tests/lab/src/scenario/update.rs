@@ -21,8 +21,7 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 /// The stock units, and ours.
-pub const UNITS: [&str; 4] =
-    ["memcached.service", "redis-server.service", "nginx.service", "kup-testserver.service"];
+pub const UNITS: [&str; 4] = ["memcached.service", "redis-server.service", "nginx.service", "kup-testserver.service"];
 /// 128 MiB each.
 const KEYS: Keys = Keys { count: 16 << 10, size: 8 << 10 };
 /// What nginx sends, 64 KiB a second.
