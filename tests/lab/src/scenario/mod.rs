@@ -14,6 +14,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows, in one line.
     pub about: &'static str,
+    /// The saved state that it starts from: [`READY`](crate::ready::READY) or [`STAGED`](crate::ready::STAGED).
+    pub from: &'static str,
     /// Is it left out unless `--all` asks for it?
     pub all_only: bool,
     /// Does it; an error is a failure.

@@ -9,6 +9,7 @@ use crate::client::download::Download;
 use crate::client::memcached::Keys;
 use crate::client::{Pulse, memcached, redis, testserver};
 use crate::guest::{self, Service};
+use crate::ready::{self, READY, UNITS};
 use crate::runner::context::Ctx;
 use crate::vm::Vm;
 
@@ -16,16 +17,13 @@ use crate::vm::Vm;
 pub const SCENARIO: Scenario = Scenario {
     name: "update",
     about: "memcached, redis, nginx and the test server live through an apt kernel upgrade: PIDs, memory, connections",
+    from: READY,
     all_only: false,
     run,
 };
 
-/// The stock units, and ours.
-pub const UNITS: [&str; 4] = ["memcached.service", "redis-server.service", "nginx.service", "kup-testserver.service"];
 /// 128 MiB each.
 const KEYS: Keys = Keys { count: 16 << 10, size: 8 << 10 };
-/// What nginx sends, 64 KiB a second.
-const DOWNLOAD: u32 = 10 << 20;
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     let services = start_services(ctx, KEYS)?;
@@ -44,14 +42,15 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     verify(ctx, KEYS)
 }
 
-/// Configures, marks, starts and fills the services; gives what systemd says of them.
+/// Marks and fills the services; gives what systemd says of them.
 pub fn start_services(ctx: &mut Ctx, keys: Keys) -> Result<Vec<Service>> {
-    ctx.step("configuring: more memory for memcached, a slow download from nginx");
-    ctx.vm.ssh("sed -i 's/^-m .*/-m 512/' /etc/memcached.conf")?;
-    let slow = "limit_rate 64k;\n";
-    ctx.vm.put_bytes(slow.as_bytes(), "/etc/nginx/conf.d/slow.conf")?;
-    ctx.vm.ssh(&format!("head -c {DOWNLOAD} /dev/urandom > /var/www/html/large; chmod 644 /var/www/html/large"))?;
-    guest::preserve(ctx, &UNITS, &UNITS)?;
+    ctx.step(&format!("kup preserve {}", UNITS.join(" ")));
+    ready::mark(&ctx.vm)?;
+    fill(ctx, keys)
+}
+
+/// Fills the marked services; gives what systemd says of them.
+pub fn fill(ctx: &mut Ctx, keys: Keys) -> Result<Vec<Service>> {
     ctx.step("filling memcached and redis");
     ctx.vm.peer().enter(|| memcached::fill(keys).and_then(|()| redis::fill(keys)))??;
     UNITS.iter().map(|u| guest::service(&ctx.vm, u)).collect()
