@@ -1,6 +1,10 @@
 //! The scenarios of `cargo lab test`, one file each.
 
+mod abort;
+mod afterwards;
 mod boot;
+mod confinement;
+mod thrice;
 pub mod update;
 
 use anyhow::Result;
@@ -23,4 +27,5 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are run.
-pub const ALL: &[Scenario] = &[boot::SCENARIO, update::SCENARIO];
+pub const ALL: &[Scenario] =
+    &[boot::SCENARIO, update::SCENARIO, thrice::SCENARIO, confinement::SCENARIO, afterwards::SCENARIO, abort::SCENARIO];
