@@ -92,3 +92,10 @@ pub struct SharedTimer(pub Timer);
 // SAFETY: timer_t is a number that is valid in the whole process; nix leaves `Send` out only because libc's type for
 // it is a pointer.
 unsafe impl Send for SharedTimer {}
+
+/// PR_GET_MDWE (prctl(2), Linux 6.3): whether this process may gain executable memory; -1 on older kernels.
+pub fn memory_deny_write_execute() -> i32 {
+    const PR_GET_MDWE: i32 = 66;
+    // SAFETY: this prctl takes numbers only and changes nothing.
+    unsafe { nix::libc::prctl(PR_GET_MDWE, 0, 0, 0, 0) }
+}

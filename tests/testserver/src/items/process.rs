@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{Mode, umask};
 
 use super::Item;
-use crate::Config;
+use crate::{Config, raw};
 
 /// Lines of /proc/self/status that stay the same as long as the process lives.
 const STATUS: [&str; 22] = [
@@ -79,6 +79,7 @@ fn now() -> Result<BTreeMap<String, String>> {
         let target = fs::read_link(format!("/proc/self/{name}")).map(|t| t.display().to_string());
         facts.insert(name.into(), target.unwrap_or_else(|e| format!("({e})")));
     }
+    facts.insert("mdwe".into(), raw::memory_deny_write_execute().to_string());
     Ok(facts)
 }
 
