@@ -1,11 +1,11 @@
-//! Talking to PID 1, over its private socket: it works before the bus is up and while it goes down.
+//! Talking to PID 1 over the system bus. (Its private socket would work earlier, but PID 1 signs its answers there with a
+//! well-known name, which zbus refuses as a sender: "Invalid unique name".)
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use zbus::wire::OwnedObjectPath;
 
-const SOCKET: &str = "unix:path=/run/systemd/private";
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 const I_MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -29,14 +29,39 @@ pub struct Status {
     pub cgroup: String,
 }
 
+/// Where a service keeps things that a new boot begins without.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Volatile {
+    /// RuntimeDirectory=, below /run.
+    pub runtime_directories: Vec<String>,
+    /// Whether /tmp and /var/tmp are its own.
+    pub private_tmp: bool,
+    /// PIDFile=, an absolute path; empty where it has none.
+    pub pid_file: String,
+}
+
+impl Volatile {
+    /// The absolute paths, as the service sees them.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = self.runtime_directories.iter().map(|d| format!("/run/{d}")).collect();
+        if self.private_tmp {
+            paths.extend(["/tmp".to_string(), "/var/tmp".to_string()]);
+        }
+        if !self.pid_file.is_empty() && !paths.iter().any(|p| self.pid_file.starts_with(&format!("{p}/"))) {
+            paths.push(self.pid_file.clone());
+        }
+        paths
+    }
+}
+
 impl Systemd {
-    /// Connects to PID 1; root only.
+    /// Connects to the bus; waits where it is still starting.
     ///
     /// # Errors
-    /// When this is not a systemd machine, or the caller is not root.
+    /// When there is no system bus.
     pub fn connect() -> Result<Self> {
-        let connection = zbus::block_on(async { zbus::connection::Builder::address(SOCKET).p2p().build().await });
-        Ok(Self { connection: connection.context("cannot reach systemd at /run/systemd/private")? })
+        let connection = zbus::block_on(zbus::Connection::system());
+        Ok(Self { connection: connection.context("cannot reach the system bus")? })
     }
 
     /// Calls a method of the manager.
@@ -74,6 +99,19 @@ impl Systemd {
             active: self.property(path.as_str(), I_UNIT, "ActiveState")?,
             main_pid: main_pid as i32,
             cgroup: self.property(path.as_str(), I_SERVICE, "ControlGroup")?,
+        })
+    }
+
+    /// What `unit` keeps on volatile file systems.
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn volatile(&self, unit: &str) -> Result<Volatile> {
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        Ok(Volatile {
+            runtime_directories: self.property(path.as_str(), I_SERVICE, "RuntimeDirectory")?,
+            private_tmp: self.property(path.as_str(), I_SERVICE, "PrivateTmp")?,
+            pid_file: self.property(path.as_str(), I_SERVICE, "PIDFile")?,
         })
     }
 

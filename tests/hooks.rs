@@ -1,4 +1,6 @@
-//! Runs the hooks of `packaging/hooks` on a directory tree, on a machine without a bus.
+//! Runs the hooks of `packaging/hooks` on a directory tree, with no bus and with a real kupd on one.
+
+mod private_bus;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,6 +9,7 @@ use std::process::{Command, Output};
 
 use kup::kernel::Staged;
 use kup::paths::Paths;
+use private_bus::Bench;
 use tempfile::TempDir;
 
 const RELEASE: &str = "6.12.107+deb13-cloud-amd64";
@@ -20,6 +23,11 @@ fn hooks() -> PathBuf {
 fn system(booted: bool) -> (TempDir, Paths) {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths::below(dir.path());
+    install(&paths, booted);
+    (dir, paths)
+}
+
+fn install(paths: &Paths, booted: bool) {
     for (name, place) in [("kernel-hook", "/usr/libexec/kup"), ("apt-hint", "/usr/libexec/kup")] {
         fs::create_dir_all(paths.at(place)).unwrap();
         fs::copy(hooks().join(name), paths.at(place).join(name)).unwrap();
@@ -29,13 +37,16 @@ fn system(booted: bool) -> (TempDir, Paths) {
     if booted {
         fs::create_dir_all(paths.at("/run/systemd/system")).unwrap();
     }
-    (dir, paths)
 }
 
 fn run(paths: &Paths, hook: &str, args: &[&str], maintainer_script: Option<&str>) -> Output {
+    run_on("unix:path=/nonexistent/bus", paths, hook, args, maintainer_script)
+}
+
+fn run_on(bus: &str, paths: &Paths, hook: &str, args: &[&str], maintainer_script: Option<&str>) -> Output {
     let mut command = Command::new("sh");
     command.arg(hooks().join(hook)).args(args).env_remove("DEB_MAINT_PARAMS");
-    command.env("DPKG_ROOT", paths.at("/")).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+    command.env("DPKG_ROOT", paths.at("/")).env("DBUS_SYSTEM_BUS_ADDRESS", bus);
     if let Some(params) = maintainer_script {
         command.env("DEB_MAINT_PARAMS", params);
     }
@@ -161,6 +172,43 @@ fn apt_ends_with_one_line() {
     fs::remove_file(paths.at("/usr/bin/kup")).unwrap();
     quiet(run(&paths, "apt-hint", &[], None));
     assert!(!hint(&paths).exists());
+}
+
+#[test]
+fn kupd_is_told() {
+    let bench = Bench::new(|_, unit| panic!("{unit} is not to be started"));
+    let (bus, paths) = (bench.address.as_str(), &bench.paths);
+    install(paths, true);
+    let staged = || Staged::read(paths).unwrap().map(|s| s.release);
+    for _ in 0..2 {
+        quiet(run_on(bus, paths, "kernel-postinst", &["6.12.107", "/boot/vmlinuz"], Some(CONFIGURE)));
+        assert_eq!(staged().as_deref(), Some("6.12.107"));
+        assert!(pending(paths).is_empty());
+    }
+    let said = run_on(bus, paths, "apt-hint", &[], None).stdout;
+    assert_eq!(
+        String::from_utf8(said).unwrap(),
+        "kup: kernel 6.12.107 is staged; 'kup update' switches to it and keeps 1 marked service running\n"
+    );
+    quiet(run_on(bus, paths, "kernel-postrm", &["6.12.107", "/boot/vmlinuz"], Some("'remove'")));
+    assert_eq!(staged(), None);
+
+    // A kernel that kupd does not find is not forgotten: the stamp stays until it is there.
+    quiet(run_on(bus, paths, "kernel-postinst", &["6.12.108", "/boot/vmlinuz"], Some(CONFIGURE)));
+    assert_eq!((staged(), pending(paths)), (None, vec!["6.12.108".to_string()]));
+    quiet(run_on(bus, paths, "apt-hint", &[], None));
+}
+
+#[test]
+fn apt_says_nothing_where_the_update_begins_by_itself() {
+    let bench = Bench::new(|_, _| private_bus::DONE);
+    let (bus, paths) = (bench.address.as_str(), &bench.paths);
+    install(paths, true);
+    private_bus::write(paths, "/etc/kup/kup.toml", "Mode = \"automatic\"\n");
+    quiet(run_on(bus, paths, "kernel-postinst", &["6.12.107", "/boot/vmlinuz"], Some(CONFIGURE)));
+    assert_eq!(bench.orders(), ["start kup-automatic.service"]);
+    quiet(run_on(bus, paths, "apt-hint", &[], None));
+    assert!(!hint(paths).exists());
 }
 
 /// As apt itself runs it: through its own parser, with kup there and half-removed.

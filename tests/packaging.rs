@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use clap::CommandFactory;
+use kup::cli::Cli;
 use kup::config::Settings;
 use kup::paths::Paths;
 
@@ -58,4 +60,38 @@ fn known_keys() -> BTreeSet<String> {
     let message = Settings::load(&paths).unwrap_err().to_string();
     let expected = message.split("expected one of ").nth(1).unwrap_or_else(|| panic!("{message}"));
     expected.split('`').skip(1).step_by(2).map(str::to_string).collect()
+}
+
+#[test]
+fn manual_and_completion_know_the_command_line() {
+    let (manual, completion) = (packaging("man/kup.1"), packaging("completions/kup.bash"));
+    let completed: BTreeSet<&str> = completion.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name();
+        assert!(manual.contains(&format!(".It Cm {name}")), "kup.1 does not describe '{name}'");
+        assert!(completed.contains(name), "the completion does not know '{name}'");
+        for option in command.get_arguments().filter_map(|a| a.get_long()).filter(|o| !["help", "version"].contains(o))
+        {
+            assert!(
+                manual.contains(&format!("Fl -{option}")) || manual.contains(&format!(", -{option}")),
+                "--{option}"
+            );
+            assert!(completed.contains(format!("--{option}").as_str()), "the completion does not know --{option}");
+        }
+    }
+}
+
+#[test]
+fn the_manual_knows_the_bus() {
+    let manual = packaging("man/org.kup1.5");
+    for file in ["org.kup1.Manager.xml", "org.kup1.Update.xml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus").join(file);
+        let xml = fs::read_to_string(path).unwrap();
+        for kind in ["method", "property", "signal"] {
+            for name in xml.split(&format!("<{kind} name=\"")).skip(1).filter_map(|rest| rest.split('"').next()) {
+                let described = [format!("Fn {name}"), format!("Va {name}")].iter().any(|n| manual.contains(n));
+                assert!(described, "org.kup1(5) does not describe the {kind} {name}");
+            }
+        }
+    }
 }

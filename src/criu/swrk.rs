@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair};
 use prost::Message;
 
 use super::rpc::{Action, Options, Request, Response};
@@ -89,6 +89,9 @@ impl Swrk {
         loop {
             let response = self.hear()?;
             if response.action != i32::from(Action::Notify) {
+                // CRIU cleans up behind its answer: it is not to be killed before that.
+                let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+                self.child.wait()?;
                 return if response.success { Ok(response) } else { Err(refused(&response)) };
             }
             let script = response.notify.and_then(|n| n.script).unwrap_or_default();

@@ -2,5 +2,17 @@
 
 pub mod atomic;
 pub mod kexec;
+pub mod mdwe;
 pub mod pidfd;
 pub mod spawn;
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+/// Writes everything of the file system that `file` lies on to its device: syncfs(2).
+///
+/// # Errors
+/// EIO, ENOSPC: something did not arrive.
+pub fn syncfs(file: &File) -> nix::Result<()> {
+    nix::unistd::syncfs(file.as_fd())
+}

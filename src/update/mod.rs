@@ -1,10 +1,20 @@
 //! One update: its state machine, its record on disk, and the steps that move it.
 
+pub mod arm;
+pub mod bless;
+mod carry;
+pub mod checkpoint;
+mod dump_unit;
 mod history;
 mod id;
 mod lock;
+mod meeting;
 mod record;
+pub mod restore;
+mod restore_unit;
+pub mod settle;
 mod state;
+pub mod undo;
 
 pub use history::{History, HistoryLine};
 pub use id::{BadUpdateId, UpdateId};

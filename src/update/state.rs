@@ -112,10 +112,11 @@ impl State {
 }
 
 /// Where one unit stands. The rule above all: an image is resumed at most once, and never after its task has run on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnitState {
     /// To be checkpointed.
+    #[default]
     Running,
     /// Its image is complete and its tasks have not run since.
     Imaged,

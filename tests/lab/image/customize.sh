@@ -52,6 +52,13 @@ for deb in "$root$repo-libs"/*.deb; do
 done
 scan "$root$repo-libs"
 
+# Servers of other kinds, for scenarios that install them.
+mkdir -p "$root$repo-more/partial"
+in_root apt-get -q install -y --no-install-recommends --download-only -o "Dir::Cache::archives=$repo-more" \
+    haproxy postgresql
+rm -rf "$root$repo-more/partial" "$root$repo-more/lock"
+scan "$root$repo-more"
+
 cp -r --no-preserve=ownership "$files/." "$root/"
 chmod 700 "$root/root/.ssh"
 chmod 755 "$root/srv/kup-lab/setup-grub"

@@ -3,8 +3,10 @@
 pub mod bench;
 pub mod booted;
 pub mod cli;
+pub mod client;
 pub mod deb;
 pub mod demo;
+pub mod guest;
 pub mod host;
 pub mod image;
 pub mod interactive;

@@ -19,6 +19,7 @@ const PACKAGES: &[&str] = &[
     "criu",
     "curl",
     "dbus",
+    "e2fsprogs",
     "grub-pc",
     "initramfs-tools",
     "iproute2",
@@ -51,7 +52,7 @@ pub fn recipe() -> Vec<&'static str> {
     [&[SUITE, CUSTOMIZE, REPACK], PACKAGES].concat()
 }
 
-/// Makes `dir/root`, and `dir/vmlinuz` and `dir/initrd.img` of its installed kernel.
+/// Makes `dir/root`, and `dir/vmlinuz`, `dir/initrd.img` and `dir/config` of its installed kernel.
 pub fn build(dir: &Path) -> Result<About> {
     let root = dir.join("root");
     bootstrap(&root)?;
@@ -70,9 +71,9 @@ pub fn build(dir: &Path) -> Result<About> {
     let (Some(old_kernel), Some(new_kernel)) = (kernels.next(), kernels.next()) else {
         bail!("the image's script named no kernels");
     };
-    for (name, kept) in [("vmlinuz", "vmlinuz"), ("initrd.img", "initrd.img")] {
+    for name in ["vmlinuz", "initrd.img", "config"] {
         let file = root.join(format!("boot/{name}-{old_kernel}"));
-        fs::copy(&file, dir.join(kept)).with_context(|| format!("cannot copy {}", file.display()))?;
+        fs::copy(&file, dir.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
     }
     Ok(About { old_kernel, new_kernel })
 }

@@ -1,6 +1,7 @@
 //! The scenarios of `cargo lab test`, one file each.
 
 mod boot;
+pub mod update;
 
 use anyhow::Result;
 
@@ -20,4 +21,4 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are run.
-pub const ALL: &[Scenario] = &[boot::SCENARIO];
+pub const ALL: &[Scenario] = &[boot::SCENARIO, update::SCENARIO];

@@ -1,0 +1,76 @@
+//! The privileged half of kup: one verb per unit that runs it.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use kup::paths::Paths;
+use kup::{journal, update, worker};
+
+#[derive(Parser)]
+#[command(name = "kup-worker", about = "Run by kup's units; not to be called by hand", version)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Answers the check that kupd asked for (kup-check.service)
+    Check,
+    /// Checks and arms the update that kupd asked for (kup-update.service)
+    Update,
+    /// Gives up an armed update (kup-abort.service)
+    Abort,
+    /// Waits for the package manager, then asks for an update (kup-automatic.service)
+    Automatic,
+    /// Checkpoints all units, while the machine shuts down (kup-checkpoint.service)
+    Checkpoint,
+    /// Holds packets back in the new boot (kup-netlock.service)
+    Netlock,
+    /// Restores all units (kup-restore.service)
+    Restore,
+    /// Assesses and blesses the new kernel (kup-bless.service)
+    Bless,
+    /// Ends an unfinished update of an earlier boot (kup-settle.service)
+    Settle,
+    /// Keeps low PIDs for the kernel's own threads (kup-pid-floor.service)
+    PidFloor,
+    /// Tells systemd of a restored main process; started in its control group
+    #[command(hide = true)]
+    Notify { main_pid: i32 },
+    /// The process that the canary of a check dumps and restores
+    #[command(hide = true)]
+    CanaryChild,
+}
+
+fn run(verb: Verb) -> Result<()> {
+    let paths = Paths::host();
+    match verb {
+        Verb::Check => worker::check(&paths),
+        Verb::Update => worker::update(&paths),
+        Verb::Abort => worker::abort(&paths),
+        Verb::Automatic => worker::automatic(&paths),
+        Verb::Checkpoint => update::checkpoint::run(&paths),
+        Verb::Netlock => worker::netlock(&paths),
+        Verb::Restore => update::restore::run(&paths),
+        Verb::Bless => update::bless::run(&paths),
+        Verb::Settle => update::settle::run(&paths),
+        Verb::PidFloor => worker::pid_floor(),
+        Verb::Notify { main_pid } => worker::notify(main_pid),
+        Verb::CanaryChild => kup::preflight::canary::child(),
+    }
+}
+
+fn main() -> ExitCode {
+    journal::init("kup-worker");
+    let result = Args::try_parse().context("see kup-worker --help").and_then(|args| run(args.verb));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! TCP connections in a directory of CRIU images: who the peer is, and which byte it has to send next.
+//!
+//! Formats: images/fdinfo.proto, sk-inet.proto and tcp-stream.proto of CRIU, of which only the fields needed here are
+//! declared; a file is two magic numbers, then for each message its length (32 bits, the machine's byte order) and it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+/// A TCP connection as it was dumped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dumped {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+    /// The sequence number that we expect next (rcv_nxt).
+    pub rcv_nxt: u32,
+    /// The sequence number up to which we had told the peer that we have its data (rcv_wup). It is behind `rcv_nxt` while
+    /// an acknowledgement is delayed, and is then what the peer sends again.
+    pub acknowledged: u32,
+}
+
+/// Why images could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is no image of the kind that its name says.
+    #[error("{path} is damaged: {what}")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// criu/include/magic.h.
+const COMMON_MAGIC: u32 = 0x5456_4319;
+const FILES_MAGIC: u32 = 0x5630_3138;
+const TCP_STREAM_MAGIC: u32 = 0x5146_5506;
+/// Far above any message that is read here.
+const MAX_MESSAGE: u32 = 1 << 20;
+
+#[derive(Clone, PartialEq, Message)]
+struct FileEntry {
+    #[prost(message, optional, tag = "4")]
+    inet: Option<InetEntry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct InetEntry {
+    #[prost(uint32, tag = "2")]
+    inode: u32,
+    #[prost(uint32, tag = "3")]
+    family: u32,
+    #[prost(uint32, tag = "5")]
+    protocol: u32,
+    #[prost(uint32, tag = "7")]
+    local_port: u32,
+    #[prost(uint32, tag = "8")]
+    remote_port: u32,
+    /// Words of the address as they lie in memory; so are the ports' fields numbers.
+    #[prost(uint32, repeated, packed = "false", tag = "11")]
+    local: Vec<u32>,
+    #[prost(uint32, repeated, packed = "false", tag = "12")]
+    remote: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TcpStream {
+    #[prost(uint32, tag = "2")]
+    inq_seq: u32,
+    #[prost(uint32, optional, tag = "17")]
+    rcv_wup: Option<u32>,
+}
+
+/// Every TCP connection in `images`; listeners and closed sockets have no stream and are left out.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn connections(images: &Path) -> Result<Vec<Dumped>, ImageError> {
+    let mut found = Vec::new();
+    for entry in messages::<FileEntry>(&images.join("files.img"), FILES_MAGIC, usize::MAX)? {
+        let Some(inet) = entry.inet.filter(|i| i.protocol == nix::libc::IPPROTO_TCP as u32 && i.remote_port != 0)
+        else {
+            continue;
+        };
+        let path = images.join(format!("tcp-stream-{:x}.img", inet.inode));
+        if !path.exists() {
+            continue;
+        }
+        let damaged = |what: &str| ImageError::Damaged { path: path.clone(), what: what.into() };
+        let stream = messages::<TcpStream>(&path, TCP_STREAM_MAGIC, 1)?.pop().ok_or_else(|| damaged("it is empty"))?;
+        let end = |words: &[u32], port: u32| {
+            let port = u16::try_from(port).ok()?;
+            Some(SocketAddr::new(address(inet.family, words)?, port))
+        };
+        let ends = end(&inet.local, inet.local_port).zip(end(&inet.remote, inet.remote_port));
+        let (local, remote) = ends.ok_or_else(|| damaged("its socket in files.img has no address"))?;
+        let acknowledged = stream.rcv_wup.unwrap_or(stream.inq_seq);
+        found.push(Dumped { local, remote, rcv_nxt: stream.inq_seq, acknowledged });
+    }
+    Ok(found)
+}
+
+fn address(family: u32, words: &[u32]) -> Option<IpAddr> {
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    if family == nix::libc::AF_INET as u32 {
+        Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?))
+    } else {
+        Some(IpAddr::from(<[u8; 16]>::try_from(bytes.get(..16)?).ok()?).to_canonical())
+    }
+}
+
+/// The first `most` messages of the image at `path`. A stream's queues follow its message without a frame, hence `most`.
+fn messages<M: Message + Default>(path: &Path, magic: u32, most: usize) -> Result<Vec<M>, ImageError> {
+    let io = |source| ImageError::Io { path: path.into(), source };
+    let damaged = |what: String| ImageError::Damaged { path: path.into(), what };
+    let file = File::open(path).map_err(io)?;
+    let mut rest = file.metadata().map_err(io)?.len();
+    let mut input = io::BufReader::new(file);
+    let word = |rest: &mut u64, input: &mut dyn Read| -> Result<u32, ImageError> {
+        let mut bytes = [0; 4];
+        input.read_exact(&mut bytes).map_err(io)?;
+        *rest = rest.saturating_sub(4);
+        Ok(u32::from_ne_bytes(bytes))
+    };
+    let found = (word(&mut rest, &mut input)?, word(&mut rest, &mut input)?);
+    if found != (COMMON_MAGIC, magic) {
+        return Err(damaged(format!("its magic numbers are {:x} and {:x}", found.0, found.1)));
+    }
+    let mut messages = Vec::new();
+    while rest > 0 && messages.len() < most {
+        let length = word(&mut rest, &mut input)?;
+        if u64::from(length) > rest || length > MAX_MESSAGE {
+            return Err(damaged(format!("a message of {length} bytes, {rest} are left")));
+        }
+        let mut bytes = vec![0; length as usize];
+        input.read_exact(&mut bytes).map_err(io)?;
+        rest -= u64::from(length);
+        messages.push(M::decode(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?);
+    }
+    Ok(messages)
+}

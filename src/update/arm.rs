@@ -1,0 +1,150 @@
+//! The part of an update that happens while everything runs: check, pin the boot loader, load the target kernel.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
+use super::{Event, History, HistoryLine, Lock, Record, State, TargetKernel, UnitRecord, UnitState};
+use crate::config::Settings;
+use crate::paths::Paths;
+use crate::preflight::{self, Report};
+use crate::request::{UPDATE_REPORT, UpdateRequest};
+use crate::systemd::Systemd;
+use crate::unit::UnitName;
+use crate::{boot, kernel, sys};
+
+/// Checks and arms the update that `request` asks for, and starts the shutdown unless it is to be left to the
+/// administrator. `kup-update.service` runs it.
+///
+/// # Errors
+/// When the update was refused or aborted; the record says why.
+pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
+    let settings = Settings::load(paths)?;
+    let lock = Lock::take(&paths.lock())?;
+    if let Some(old) = Record::load(&paths.record())?.filter(|r| !r.state().is_final()) {
+        bail!("update {} is still {}; 'kup abort' gives it up", old.id, old.state().as_str());
+    }
+    let target = choose_target(paths, request.target.as_deref())?;
+    let mut record = Record::new(request.id.clone(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
+    record.stage_only = request.stage_only;
+    record.save(&paths.record())?;
+    let phase = record.begin("check");
+    let report = preflight::run(paths, &settings, &[], Some(&record.target.release))?;
+    sys::atomic::write(&paths.run_dir().join(UPDATE_REPORT), &serde_json::to_vec(&report)?, 0o600)?;
+    record.end(phase);
+    if let Err(e) = accept(&report, &mut record, &request.allow_restart) {
+        record.reason = Some(format!("{e:#}"));
+        record.advance(Event::Refuse, &paths.record())?;
+        History::append(&paths.history(), &HistoryLine::from(&record))?;
+        return Err(e);
+    }
+    record.advance(Event::Pass, &paths.record())?;
+    let systemd = Systemd::connect()?;
+    if let Err(e) = arm(paths, &settings, &systemd, &mut record) {
+        undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))?;
+        return Err(e);
+    }
+    drop(lock);
+    if request.stage_only { Ok(()) } else { switch(paths, &systemd) }
+}
+
+/// The kernel that an update would go to.
+///
+/// # Errors
+/// When there is none; says what to install.
+pub fn choose_target(paths: &Paths, asked: Option<&str>) -> Result<TargetKernel> {
+    let staged = kernel::Staged::read(paths)?.map(|s| s.release);
+    let installed = kernel::discover(paths)?;
+    Ok(kernel::choose_target(&installed, staged.as_deref(), asked, &kernel::running(paths)?)?)
+}
+
+/// Fills in the units, or says why the update is refused.
+fn accept(report: &Report, record: &mut Record, allow_restart: &[UnitName]) -> Result<()> {
+    let mut reasons: Vec<String> = blockers(&report.machine).map(|m| format!("this machine: {m}")).collect();
+    for (name, findings) in &report.units {
+        let why: Vec<&str> = blockers(findings).collect();
+        let state = match (why.is_empty(), allow_restart.contains(name)) {
+            (true, _) if findings.iter().any(|f| f.id == preflight::NOT_RUNNING) => continue,
+            (true, _) => UnitState::Running,
+            (false, true) => UnitState::Cold { reason: format!("accepted: {}", why.join("; ")) },
+            (false, false) => {
+                reasons.push(format!("{name}: {}", why.join("; ")));
+                continue;
+            }
+        };
+        record.units.insert(name.clone(), UnitRecord { state, ..UnitRecord::default() });
+    }
+    if reasons.is_empty() { Ok(()) } else { bail!("{}", reasons.join("; ")) }
+}
+
+fn blockers(findings: &[preflight::Finding]) -> impl Iterator<Item = &str> {
+    findings.iter().filter(|f| f.severity == preflight::Severity::Blocker).map(|f| f.message.as_str())
+}
+
+fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record) -> Result<()> {
+    let phase = record.begin("arm");
+    let loader = boot::detect(paths)?;
+    record.pin = Some(loader.pin(&record.source).context("the boot loader cannot be pinned to the running kernel")?);
+    record.pid_floor = kernel::pid_floor(&pids_in_use()?);
+    record.save(&paths.record())?;
+    let extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
+    let running = fs::read_to_string(paths.cmdline())?;
+    let cmdline = kernel::cmdline::target(&running, &record.target.image, &record.id, record.pid_floor, &extra)?;
+    kernel::kexec::load(paths, &record.target, &cmdline)?;
+    order_checkpoint(systemd)?;
+    record.end(phase);
+    Ok(record.advance(Event::Armed, &paths.record())?)
+}
+
+/// Every PID and thread id of now: the services' own are among them, and none of theirs may be given out again.
+fn pids_in_use() -> Result<Vec<i32>> {
+    let last: i32 = fs::read_to_string("/proc/sys/kernel/ns_last_pid")?.trim().parse()?;
+    let mut used = vec![last];
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        used.extend(threads.filter_map(|t| t.file_name().to_str()?.parse::<i32>().ok()));
+    }
+    Ok(used)
+}
+
+/// Makes kup-checkpoint.service the first to be stopped: units are stopped in reverse order of their `After=`, so it is
+/// ordered after everything that is active.
+fn order_checkpoint(systemd: &Systemd) -> Result<()> {
+    let kinds = [".service", ".scope", ".socket", ".timer", ".path", ".target"];
+    let after: Vec<String> = systemd
+        .active_units()?
+        .into_iter()
+        .filter(|u| kinds.iter().any(|k| u.ends_with(k)) && u != CHECKPOINT_UNIT && u != "init.scope")
+        .collect();
+    fs::create_dir_all(ORDER_DIR)?;
+    let lines: Vec<String> = after.iter().map(|u| format!("After={u}")).collect();
+    fs::write(Path::new(ORDER_DIR).join("50-order.conf"), format!("# Made by kup.\n[Unit]\n{}\n", lines.join("\n")))?;
+    systemd.reload()?;
+    systemd.start_and_wait(CHECKPOINT_UNIT, Duration::from_secs(30))
+}
+
+/// Starts the shutdown that ends in the kexec, as an administrator would.
+fn switch(paths: &Paths, systemd: &Systemd) -> Result<()> {
+    let output = Command::new("systemctl").args(["--no-wall", "kexec"]).output().context("cannot start systemctl")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = format!("systemctl kexec: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let _lock = Lock::take(&paths.lock())?;
+    if let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Armed) {
+        undo::abort(paths, systemd, &mut record, &reason)?;
+    }
+    bail!(reason)
+}
+
+/// The units of a record by how they stand, for a log line.
+pub fn summary(units: &BTreeMap<UnitName, UnitRecord>) -> String {
+    let words: Vec<String> = units.iter().map(|(n, u)| format!("{n} {}", u.state.as_str())).collect();
+    if words.is_empty() { "no unit is marked".into() } else { words.join(", ") }
+}

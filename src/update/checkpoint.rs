@@ -1,0 +1,206 @@
+//! The checkpoint: all units under one barrier, while the machine shuts down for a kexec. Runs as `ExecStop=` of
+//! `kup-checkpoint.service`, before anything else is stopped.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use super::dump_unit::Plan;
+use super::meeting::{Chair, Seat};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, undo};
+use crate::config::Settings;
+use crate::inspect::{Namespace, Protocol, UnitProcs};
+use crate::net::lock::{self, Connection, LockSpec};
+use crate::paths::Paths;
+use crate::systemd::Systemd;
+use crate::unit::UnitName;
+use crate::{criu, inspect};
+
+/// Target that systemd starts for `systemctl kexec`.
+const KEXEC: &str = "kexec.target";
+/// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
+/// Name of the file beside the images that says what is locked until they are restored.
+pub const NETLOCK: &str = "netlock.json";
+const DROP_IN: &str = "zz-kup-checkpoint.conf";
+
+/// Checkpoints every unit of the armed update, or aborts it.
+///
+/// # Errors
+/// When the update was aborted; every unit then goes on as if nothing had happened.
+pub fn run(paths: &Paths) -> Result<()> {
+    let _lock = Lock::take(&paths.lock())?;
+    let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
+    if record.state() != State::Armed {
+        return Ok(());
+    }
+    let systemd = Systemd::connect()?;
+    if !systemd.has_job(KEXEC)? {
+        undo::abort(paths, &systemd, &mut record, "it was not 'systemctl kexec' that ended the armed update")?;
+        return Ok(());
+    }
+    record.advance(Event::Shutdown, &paths.record())?;
+    let Err(e) = checkpoint(paths, &systemd, &mut record) else { return Ok(()) };
+    // The shutdown is called off before anything else of it has happened: kup-checkpoint.service is stopped first.
+    if let Err(e) = systemd.cancel_jobs() {
+        tracing::error!("the shutdown cannot be called off: {e:#}");
+    }
+    undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))?;
+    Err(e)
+}
+
+fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<()> {
+    let settings = Settings::load(paths)?;
+    let criu = criu::program().context("criu is not installed any more")?;
+    let units: Vec<UnitName> =
+        record.units.iter().filter(|(_, u)| u.state == UnitState::Running).map(|(n, _)| n.clone()).collect();
+    let phase = record.begin("prepare");
+    let images = make_images(paths, record, &units)?;
+    keep_systemd_calm(systemd, &units)?;
+    let plans = units.iter().map(|u| plan(systemd, u, record, &settings)).collect::<Result<Vec<_>>>()?;
+    let procs = units.iter().map(inspect::unit).collect::<Result<Vec<_>, _>>()?;
+    let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
+    fs::write(images.join(NETLOCK), serde_json::to_vec(&lock)?)?;
+    record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
+    record.addresses.sort();
+    record.addresses.dedup();
+    record.end(phase);
+
+    let phase = record.begin("freeze and dump");
+    // New connections wait from here on: one that is made but not accepted yet could not be dumped.
+    lock::lock(&lock)?;
+    let (chair, seats) = Chair::call(units.iter().cloned());
+    let failures = thread::scope(|scope| {
+        let threads: Vec<_> = plans
+            .iter()
+            .zip(seats)
+            .map(|(plan, seat)| {
+                let (criu, images) = (&criu, images.join(plan.unit.as_str()));
+                scope.spawn(move || dump_one(plan, criu, &images, seat))
+            })
+            .collect();
+        let verdict = all_ready(&chair, record).and_then(|()| commit(paths, record, &images, phase));
+        let go = verdict.is_ok();
+        if !go {
+            void_all(record, &paths.record());
+        }
+        chair.decide(|_| go);
+        let failures: Vec<_> = threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect();
+        verdict.map(|()| failures)
+    })?;
+    for (unit, reason) in failures {
+        // CRIU died between "go" and the end of the tasks: they may have run on for a moment, so the image is void.
+        tracing::error!("{unit}: {reason}; it will start cold");
+        if let Some(u) = record.units.get_mut(&unit) {
+            u.state = UnitState::Cold { reason };
+        }
+    }
+    Ok(record.save(&paths.record())?)
+}
+
+fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {
+    let images = paths.images(record.id.as_str());
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700).recursive(true);
+    for unit in units {
+        let dir = images.join(unit.as_str());
+        builder.create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    builder.create(&images)?;
+    Ok(images)
+}
+
+/// A dump ends with the death of the main process: systemd is to take it as it is, without ExecStop= commands for a
+/// service that is not there, and without a restart.
+fn keep_systemd_calm(systemd: &Systemd, units: &[UnitName]) -> Result<()> {
+    for unit in units {
+        let dir = drop_in_dir(unit);
+        fs::create_dir_all(&dir)?;
+        let text = "# Made by kup for the moment of the checkpoint.\n[Service]\nRestart=no\nExecStop=\nExecStopPost=\n";
+        fs::write(dir.join(DROP_IN), text)?;
+    }
+    systemd.reload()
+}
+
+/// Takes the drop-ins of [`keep_systemd_calm`] away.
+///
+/// # Errors
+/// When systemd refuses to reload.
+pub fn release_systemd<'a>(systemd: &Systemd, units: impl Iterator<Item = &'a UnitName>) -> Result<()> {
+    for unit in units {
+        let _ = fs::remove_file(drop_in_dir(unit).join(DROP_IN));
+        let _ = fs::remove_dir(drop_in_dir(unit));
+    }
+    systemd.reload()
+}
+
+fn drop_in_dir(unit: &UnitName) -> PathBuf {
+    Path::new("/run/systemd/system").join(format!("{unit}.d"))
+}
+
+fn plan(systemd: &Systemd, unit: &UnitName, record: &Record, settings: &Settings) -> Result<Plan> {
+    Ok(Plan {
+        unit: unit.clone(),
+        status: systemd.status(unit.as_str())?,
+        volatile: systemd.volatile(unit.as_str())?,
+        pid_floor: record.pid_floor,
+        ghost_limit: settings.ghost_limit_bytes(),
+    })
+}
+
+/// Dumps one unit; the reason, where it failed after everyone had agreed to go on.
+fn dump_one(plan: &Plan, criu: &Path, images: &Path, mut seat: Seat<UnitRecord>) -> Option<(UnitName, String)> {
+    let mut agreed = false;
+    let result = plan.run(criu, images, |found| {
+        agreed = seat.ready(found);
+        agreed
+    });
+    let reason = format!("{:#}", result.err()?);
+    seat.fail(reason.clone());
+    agreed.then(|| (plan.unit.clone(), reason))
+}
+
+/// Hears every unit; what they found goes into the record.
+fn all_ready(chair: &Chair<UnitRecord>, record: &mut Record) -> Result<()> {
+    let mut reasons = Vec::new();
+    for report in chair.hear() {
+        match report.word {
+            Ok(found) => {
+                record.units.insert(report.unit, UnitRecord { state: UnitState::Imaged, ..found });
+            }
+            Err(reason) => reasons.push(format!("{} cannot be checkpointed: {reason}", report.unit)),
+        }
+    }
+    if reasons.is_empty() { Ok(()) } else { bail!(reasons.join("; ")) }
+}
+
+/// All images are on disk before the record says so, and the record says so before any task is killed.
+fn commit(paths: &Paths, record: &mut Record, images: &Path, phase: usize) -> Result<()> {
+    crate::sys::syncfs(&File::open(images)?).context("the images cannot be synced")?;
+    record.end(phase);
+    record.begin("switch");
+    Ok(record.advance(Event::Committed, &paths.record())?)
+}
+
+/// The tasks go on: their images must never be resumed. Written before they do.
+fn void_all(record: &mut Record, path: &Path) {
+    for unit in record.units.values_mut().filter(|u| u.state == UnitState::Imaged) {
+        unit.state = UnitState::Void;
+    }
+    if let Err(e) = record.save(path) {
+        tracing::error!("{e}");
+    }
+}
+
+fn is_in_host_network(procs: &UnitProcs) -> bool {
+    !procs.processes.iter().any(|p| p.namespaces.contains(&Namespace::Net))
+}
+
+/// Which packets have to wait until this unit is back.
+fn lock_spec(procs: &UnitProcs) -> LockSpec {
+    let tcp = || procs.inet.iter().filter(|s| s.protocol == Protocol::Tcp);
+    let connected = tcp().filter(|s| s.is_connected()).map(|s| Connection { local: s.local, remote: s.remote });
+    LockSpec::new(tcp().filter(|s| s.is_listening()).map(|s| s.local), connected)
+}

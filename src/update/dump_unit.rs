@@ -1,0 +1,163 @@
+//! Checkpointing one unit: what CRIU does, and beside it what CRIU cannot do.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{ExternalFile, UnitRecord, UnitState, carry};
+use crate::criu::{Dump, Externals};
+use crate::inspect::{self, UnitProcs};
+use crate::sys;
+use crate::systemd::{Status, Volatile};
+use crate::unit::UnitName;
+
+/// Namespaces that CRIU enters rather than dumps: systemd builds them anew. Not `ipc`, whose SysV objects CRIU has to
+/// dump with their namespace, nor `time`, which CRIU itself made at an earlier update.
+const ENTERED: [&str; 4] = ["mnt", "uts", "net", "cgroup"];
+
+/// What is known before the unit is frozen.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which unit.
+    pub unit: UnitName,
+    /// As systemd sees it.
+    pub status: Status,
+    /// What has to be carried over.
+    pub volatile: Volatile,
+    /// Processes of the new boot have PIDs above it.
+    pub pid_floor: u32,
+    /// Largest deleted file that CRIU may put into its images, bytes.
+    pub ghost_limit: u32,
+}
+
+impl Plan {
+    /// Dumps the unit into `images`, which exists. `complete` gets what the new boot has to know, and is asked as in
+    /// [`Dump::run`].
+    ///
+    /// # Errors
+    /// The reason; the unit goes on.
+    pub fn run(&self, criu: &Path, images: &Path, mut complete: impl FnMut(UnitRecord) -> bool) -> Result<()> {
+        ensure!(self.status.main_pid > 0, "it has no main process (it is {})", self.status.active);
+        let namespaces = entered(self.status.main_pid)?;
+        let dump = Dump {
+            criu,
+            images,
+            main_pid: self.status.main_pid,
+            namespaces: &namespaces,
+            ghost_limit: self.ghost_limit,
+        };
+        // Asked before CRIU traces it: only one can.
+        let mdwe = sys::mdwe::get(self.status.main_pid).context("cannot ask whether it denies write-and-execute")?;
+        let record = std::cell::RefCell::new(None);
+        let mut trouble = None;
+        let result = dump.run(
+            || {
+                let found = UnitRecord { mdwe, ..self.look(&namespaces, images)? };
+                let externals = Externals {
+                    files: found.files.iter().map(|f| f.key.clone()).collect(),
+                    streams: found.streams.clone(),
+                };
+                *record.borrow_mut() = Some(found);
+                Ok(externals)
+            },
+            || {
+                let Some(mut found) = record.borrow_mut().take() else { return false };
+                match carry::pack(&self.volatile, self.status.main_pid, images) {
+                    Ok(carried) => found.carried = carried,
+                    Err(e) => {
+                        trouble = Some(e);
+                        return false;
+                    }
+                }
+                complete(found)
+            },
+        );
+        match trouble {
+            Some(e) => Err(e),
+            None => Ok(result?),
+        }
+    }
+
+    /// Looks at the frozen unit.
+    fn look(&self, namespaces: &[String], images: &Path) -> Result<UnitRecord> {
+        let procs = inspect::unit(&self.unit)?;
+        let ids = procs.processes.iter().flat_map(|p| p.threads.iter().chain([&p.pid, &p.sid, &p.pgid]));
+        if let Some(high) = ids.copied().find(|id| *id > self.pid_floor as i32) {
+            bail!("its process {high} began after the update was armed; try the update again");
+        }
+        let files = self.external_files(&procs, images)?;
+        Ok(UnitRecord {
+            state: UnitState::Running,
+            main_pid: self.status.main_pid,
+            pids: procs.pids(),
+            namespaces: namespaces.to_vec(),
+            streams: procs.journal_streams(),
+            outdated: outdated(&procs),
+            files,
+            carried: Vec::new(),
+            mdwe: false,
+        })
+    }
+
+    /// Files that CRIU is handed from outside: those that PID 1 opened in the host's mount namespace, and copies of those
+    /// that are deleted. CRIU could keep deleted files itself ("ghosts"), but puts them back beside their old names, and
+    /// a sandbox forbids to write there.
+    fn external_files(&self, procs: &UnitProcs, images: &Path) -> Result<Vec<ExternalFile>> {
+        let mut files = Vec::new();
+        for d in procs.deleted().into_iter().filter(|d| d.nlink == 0 && !d.directory) {
+            let copy = format!("deleted-{}", files.len());
+            copy_file(&d.content, &images.join(&copy))
+                .with_context(|| format!("cannot copy the deleted file {}", d.path.display()))?;
+            let flags = d.users.iter().map(|u| u.flags).max_by_key(|f| f & nix::libc::O_ACCMODE);
+            let flags = flags.unwrap_or(if d.writable { nix::libc::O_RDWR } else { nix::libc::O_RDONLY });
+            files.push(ExternalFile {
+                key: d.key(),
+                path: d.path.to_string_lossy().into_owned(),
+                flags,
+                copy: Some(copy),
+            });
+        }
+        for f in procs.foreign() {
+            if files.iter().any(|known: &ExternalFile| known.key == f.key()) {
+                continue;
+            }
+            let path = f.path.to_string_lossy().into_owned();
+            ensure!(!f.deleted, "{path}, which systemd opened for it, was deleted");
+            files.push(ExternalFile { key: f.key(), path, flags: f.flags, copy: None });
+        }
+        Ok(files)
+    }
+}
+
+/// Names of files that processes still use although they were replaced or removed.
+fn outdated(procs: &UnitProcs) -> Vec<String> {
+    let mut names: Vec<String> =
+        procs.deleted().iter().filter(|d| d.executable).map(|d| d.path.display().to_string()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn entered(pid: i32) -> Result<Vec<String>> {
+    let own = |kind: &&str| -> io::Result<bool> {
+        Ok(fs::read_link(format!("/proc/{pid}/ns/{kind}"))? != fs::read_link(format!("/proc/1/ns/{kind}"))?)
+    };
+    let mut kinds = Vec::new();
+    for kind in ENTERED {
+        if own(&kind).context("its main process is gone")? {
+            kinds.push(kind.to_string());
+        }
+    }
+    Ok(kinds)
+}
+
+/// Copies content, owner and mode: CRIU compares size and mode when it opens the copy for the original.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let meta = fs::metadata(from)?;
+    fs::copy(from, to)?;
+    chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(meta.mode() & 0o7777))
+}

@@ -1,0 +1,144 @@
+//! Restoring one unit inside the sandbox that systemd built for its placeholder.
+
+use std::fs::{self, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::libc::{O_CREAT, O_EXCL, O_TRUNC};
+
+use super::{ExternalFile, UnitRecord, carry};
+use crate::criu::{self, Restore};
+use crate::sys::pidfd::PidFd;
+use crate::sys::spawn::Place;
+use crate::systemd::Systemd;
+use crate::unit::UnitName;
+
+/// The name that the kernel shows for the placeholder (15 bytes at most, proc(5)).
+const PLACEHOLDER: &str = "kup-placeholder";
+const POLL: Duration = Duration::from_millis(20);
+
+/// The fresh process that systemd started for a unit, in the sandbox that the restored one is to live in.
+#[derive(Debug)]
+pub struct Placeholder {
+    /// Its PID.
+    pub pid: i32,
+    /// The unit's control group below /sys/fs/cgroup.
+    pub cgroup: PathBuf,
+    handle: PidFd,
+}
+
+impl Placeholder {
+    /// Waits until systemd has built the sandbox and the placeholder pauses in it.
+    ///
+    /// # Errors
+    /// When the unit failed, or it is not there by `deadline`.
+    pub fn wait(systemd: &Systemd, unit: &UnitName, deadline: Instant) -> Result<Self> {
+        loop {
+            let status = systemd.status(unit.as_str())?;
+            let comm = fs::read_to_string(format!("/proc/{}/comm", status.main_pid)).unwrap_or_default();
+            if status.main_pid > 0 && comm.trim_end() == PLACEHOLDER {
+                let cgroup = Path::new("/sys/fs/cgroup").join(status.cgroup.trim_start_matches('/'));
+                let handle = PidFd::open(status.main_pid)?;
+                return Ok(Self { pid: status.main_pid, cgroup, handle });
+            }
+            if status.active == "failed" {
+                bail!("its sandbox could not be built; see 'journalctl -u {unit}'");
+            }
+            if Instant::now() > deadline {
+                bail!("systemd had not started it in time (it is {})", status.active);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Restores `record` from `images` in its place. `resume` as in [`Restore::run`].
+    ///
+    /// # Errors
+    /// The reason; no task of the unit but the placeholder is left then.
+    pub fn restore(&self, record: &UnitRecord, images: &Path, resume: impl FnMut() -> bool) -> Result<i32> {
+        carry::unpack(&record.carried, self.pid, images)?;
+        let criu = criu::program().context("criu is not installed any more")?;
+        let files = record.files.iter().map(|f| Ok((f.key.clone(), open(f, images)?)));
+        let job = Restore {
+            criu: &criu,
+            images,
+            place: Place::default()
+                .cgroup(&self.cgroup)
+                .context("its control group is gone")?
+                .without_groups()
+                .namespaces(self.pid, &record.namespaces)
+                .context("its sandbox is gone")?,
+            files: files.collect::<Result<_>>()?,
+            streams: self.streams(&record.streams)?,
+        };
+        Ok(job.run(resume)?)
+    }
+
+    /// The journal's streams: the first dumped one was the standard output, a second one the standard error.
+    fn streams(&self, inodes: &[u64]) -> Result<Vec<(u64, OwnedFd)>> {
+        let fds = (1..=2).chain(std::iter::repeat(2));
+        inodes.iter().zip(fds).map(|(inode, fd)| Ok((*inode, self.handle.get_fd(fd)?))).collect()
+    }
+
+    /// Tells systemd that `main_pid` is the unit's main process and that it is up, and ends the placeholder.
+    ///
+    /// # Errors
+    /// When systemd has not taken it over by `deadline`.
+    pub fn hand_over(&self, systemd: &Systemd, unit: &UnitName, main_pid: i32, deadline: Instant) -> Result<()> {
+        // systemd believes only processes of the unit's own control group, and looks at it while the sender lives.
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["notify", &main_pid.to_string()]).stdin(Stdio::null());
+        command.env("NOTIFY_SOCKET", "/run/systemd/notify");
+        Place::default().cgroup(&self.cgroup)?.apply(&mut command);
+        let mut notifier = command.spawn().context("cannot start the notifier")?;
+        let result = loop {
+            let status = systemd.status(unit.as_str())?;
+            if status.main_pid == main_pid && status.active == "active" {
+                break Ok(());
+            }
+            if Instant::now() > deadline {
+                break Err(anyhow::anyhow!("systemd does not take {main_pid} as the main process"));
+            }
+            std::thread::sleep(POLL);
+        };
+        let _ = notifier.kill();
+        let _ = notifier.wait();
+        self.end();
+        result
+    }
+
+    /// Kills everything in the unit but the placeholder.
+    pub fn kill_others(&self) {
+        let procs = fs::read_to_string(self.cgroup.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p != self.pid) {
+            if let Ok(handle) = PidFd::open(pid) {
+                let _ = handle.kill();
+            }
+        }
+    }
+
+    /// Ends the placeholder.
+    pub fn end(&self) {
+        if let Err(e) = self.handle.kill() {
+            tracing::debug!("placeholder {}: {e}", self.pid);
+        }
+    }
+}
+
+/// What stands for a dumped file: the same file of the host, or the copy of one that was deleted.
+fn open(file: &ExternalFile, images: &Path) -> Result<OwnedFd> {
+    let path = match &file.copy {
+        Some(copy) => images.join(copy),
+        None => PathBuf::from(&file.path),
+    };
+    let access = file.flags & nix::libc::O_ACCMODE;
+    let mut options = OpenOptions::new();
+    options.read(access != nix::libc::O_WRONLY).write(access != nix::libc::O_RDONLY);
+    let flags = file.flags & !(O_CREAT | O_EXCL | O_TRUNC | nix::libc::O_ACCMODE);
+    let opened = options.custom_flags(flags).open(&path);
+    Ok(opened.with_context(|| format!("cannot open {}", path.display()))?.into())
+}

@@ -1,0 +1,75 @@
+//! Giving an update up before the switch: everything that was changed is put back.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{Event, History, HistoryLine, Pin, Record, checkpoint};
+use crate::paths::Paths;
+use crate::systemd::Systemd;
+use crate::{boot, kernel, net};
+
+/// The unit that is stopped first in a shutdown, and checkpoints while it is.
+pub const CHECKPOINT_UNIT: &str = "kup-checkpoint.service";
+/// Directory of the drop-in that orders it behind everything that runs.
+pub const ORDER_DIR: &str = "/run/systemd/system/kup-checkpoint.service.d";
+
+/// Aborts the update: network unlocked, kernel unloaded, boot loader as before, images and drop-ins gone. Goes on when
+/// one of these fails, and reports all failures together. The caller holds the lock.
+///
+/// # Errors
+/// What could not be put back; the record says `aborted` all the same.
+pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
+    tracing::warn!("update {} is aborted: {reason}", record.id);
+    let mut failures = Vec::new();
+    let mut step = |what: &str, result: Result<()>| {
+        if let Err(e) = result {
+            tracing::error!("{what}: {e:#}");
+            failures.push(format!("{what}: {e:#}"));
+        }
+    };
+    step("the network stays locked", net::lock::unlock());
+    step("the target kernel stays loaded", kernel::kexec::unload(paths).map_err(Into::into));
+    step("the boot loader stays pinned", unpin(paths, record));
+    step("drop-ins stay", checkpoint::release_systemd(systemd, record.units.keys()));
+    step("kup-checkpoint.service stays", release_checkpoint_unit(systemd));
+    record.reason = Some(reason.into());
+    record.advance(Event::Abort, &paths.record())?;
+    step("images stay", wipe(&paths.images(record.id.as_str())));
+    step("the history lacks it", History::append(&paths.history(), &HistoryLine::from(&*record)).map_err(Into::into));
+    if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("{}", failures.join("; "))) }
+}
+
+fn unpin(paths: &Paths, record: &Record) -> Result<()> {
+    let Some(pin) = &record.pin else { return Ok(()) };
+    boot::detect(paths)?.unpin(pin)
+}
+
+/// Pins that were written but not recorded (a crash in between) look like this one.
+pub fn unrecorded_pin() -> Pin {
+    Pin { loader: "grub".into(), entry: String::new(), before: None }
+}
+
+/// Stops kup-checkpoint.service, which finds nothing to do, and forgets its ordering.
+fn release_checkpoint_unit(systemd: &Systemd) -> Result<()> {
+    remove_dir(Path::new(ORDER_DIR))?;
+    systemd.stop(CHECKPOINT_UNIT)
+}
+
+/// Removes a checkpoint. Images hold secrets, but overwriting them would tell flash storage nothing: they are unlinked.
+///
+/// # Errors
+/// When something stays.
+pub fn wipe(images: &Path) -> Result<()> {
+    remove_dir(images)
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}

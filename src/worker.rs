@@ -1,0 +1,137 @@
+//! The small verbs of kup-worker.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use libsystemd::daemon::{NotifyState, notify as sd_notify};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::config::Settings;
+use crate::net::lock::{self, LockSpec};
+use crate::paths::Paths;
+use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, UpdateRequest};
+use crate::systemd::Systemd;
+use crate::update::checkpoint::NETLOCK;
+use crate::update::{Lock, Record, State, arm, undo};
+use crate::{kernel, preflight, sys};
+
+/// Locks of dpkg and apt; held with fcntl(2) while packages are being changed.
+const DPKG_LOCKS: [&str; 2] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"];
+/// Services that start on an ordinary boot get PIDs above it: kernel threads of the next kernel, which start before any
+/// floor is in force, stay below. The default pid_max before systemd raised it.
+const FIRST_SERVICE_PID: u32 = 32768;
+
+fn request<T: serde::de::DeserializeOwned>(paths: &Paths, name: &str) -> Result<T> {
+    let path = paths.run_dir().join(name);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is no request", path.display()))
+}
+
+/// Answers the [`CheckRequest`] in /run/kup.
+///
+/// # Errors
+/// When the machine cannot be looked at; findings are no errors.
+pub fn check(paths: &Paths) -> Result<()> {
+    let asked: CheckRequest = request(paths, CHECK_REQUEST)?;
+    let report = preflight::run(paths, &Settings::load(paths)?, &asked.units, asked.target.as_deref())?;
+    Ok(sys::atomic::write(&paths.run_dir().join(CHECK_REPORT), &serde_json::to_vec(&report)?, 0o600)?)
+}
+
+/// Does what the [`UpdateRequest`] in /run/kup asks for.
+///
+/// # Errors
+/// As [`arm::run`].
+pub fn update(paths: &Paths) -> Result<()> {
+    arm::run(paths, &request::<UpdateRequest>(paths, UPDATE_REQUEST)?)
+}
+
+/// Gives up an update that waits for `systemctl kexec`, or one whose worker died before the switch.
+///
+/// # Errors
+/// When there is none, or it is past the point where it can be given up.
+pub fn abort(paths: &Paths) -> Result<()> {
+    let _lock = Lock::take(&paths.lock())?;
+    let Some(mut record) = Record::load(&paths.record())? else { bail!("no update is under way") };
+    match record.state() {
+        State::Checking | State::Arming | State::Armed => {
+            undo::abort(paths, &Systemd::connect()?, &mut record, "the administrator gave it up")
+        }
+        state => bail!("update {} is {}: it cannot be given up", record.id, state.as_str()),
+    }
+}
+
+/// Waits until no package manager runs, then asks for an update as an administrator would.
+///
+/// # Errors
+/// When the locks are not free in time, or the update is refused.
+pub fn automatic(paths: &Paths) -> Result<()> {
+    let settings = Settings::load(paths)?;
+    let deadline = Instant::now() + Duration::from_secs(settings.lock_timeout_sec);
+    while DPKG_LOCKS.iter().any(|l| is_locked(&paths.at(l))) {
+        if Instant::now() > deadline {
+            bail!("the package manager is still busy after {} s; 'kup update' tries again", settings.lock_timeout_sec);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let status = Command::new("/usr/bin/kup").args(["update", "--yes"]).status().context("cannot start kup")?;
+    if status.success() { Ok(()) } else { bail!("'kup update' ended with {status}") }
+}
+
+/// Whether another process holds a write lock on `path`.
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::options().read(true).write(true).open(path) else { return false };
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).is_ok() && lock.l_type != libc::F_UNLCK as libc::c_short
+}
+
+/// Locks the network as it was locked at the checkpoint.
+///
+/// # Errors
+/// When the rules cannot be set; TCP connections are lost then.
+pub fn netlock(paths: &Paths) -> Result<()> {
+    let Some(record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Switching) else { return Ok(()) };
+    let path = paths.images(record.id.as_str()).join(NETLOCK);
+    let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
+    lock::lock(&spec)
+}
+
+/// Raises the next PID, on a boot that restores nothing.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn pid_floor() -> Result<()> {
+    const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+    const PID_MAX: &str = "/proc/sys/kernel/pid_max";
+    let number = |path: &str| -> Result<u32> { Ok(fs::read_to_string(path)?.trim().parse()?) };
+    if number(PID_MAX)? < kernel::PID_MAX {
+        fs::write(PID_MAX, kernel::PID_MAX.to_string())?;
+    }
+    if number(LAST_PID)? < FIRST_SERVICE_PID {
+        fs::write(LAST_PID, FIRST_SERVICE_PID.to_string())?;
+    }
+    Ok(())
+}
+
+/// Tells systemd that `main_pid` is the main process of the unit whose control group this process is in, and stays
+/// until it is killed: systemd looks the sender up.
+///
+/// # Errors
+/// When systemd cannot be reached.
+pub fn notify(main_pid: i32) -> Result<()> {
+    let states = [NotifyState::Other(format!("MAINPID={main_pid}")), NotifyState::Ready];
+    if !sd_notify(false, &states)? {
+        bail!("NOTIFY_SOCKET is not set");
+    }
+    std::thread::sleep(Duration::from_secs(60));
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! kup inside the guest, as an administrator uses it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::runner::context::Ctx;
+use crate::vm::{BOOT_LIMIT, Vm};
+
+/// How long an update may take until its new boot is there.
+const UPDATE_LIMIT: Duration = Duration::from_secs(600);
+
+/// A service as systemd sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// MainPID=.
+    pub main_pid: u32,
+    /// NRestarts=.
+    pub restarts: u32,
+    /// ActiveState=.
+    pub active: String,
+}
+
+/// What systemd says of `unit`.
+pub fn service(vm: &Vm, unit: &str) -> Result<Service> {
+    let property = |name: &str| vm.ssh(&format!("systemctl show --value -p {name} {unit}"));
+    Ok(Service {
+        main_pid: property("MainPID")?.trim().parse()?,
+        restarts: property("NRestarts")?.trim().parse()?,
+        active: property("ActiveState")?.trim().to_owned(),
+    })
+}
+
+/// Marks units, and restarts those that need an adjustment to be preservable (kup says which).
+pub fn preserve(ctx: &mut Ctx, units: &[&str], restart: &[&str]) -> Result<()> {
+    ctx.step(&format!("kup preserve {}", units.join(" ")));
+    ctx.vm.ssh(&format!("kup preserve {}", units.join(" ")))?;
+    if !restart.is_empty() {
+        ctx.vm.ssh(&format!("systemctl restart {}", restart.join(" ")))?;
+    }
+    Ok(())
+}
+
+/// The record of the newest update.
+pub fn record(vm: &Vm) -> Result<Value> {
+    Ok(serde_json::from_str(&vm.ssh("cat /etc/kup/record.json")?)?)
+}
+
+/// State word of the newest update.
+pub fn state(vm: &Vm) -> Result<String> {
+    Ok(record(vm)?["state"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until the newest update has ended; gives its record.
+pub fn wait_ended(ctx: &mut Ctx, limit: Duration) -> Result<Value> {
+    ctx.eventually(limit, |ctx| {
+        let record = record(&ctx.vm)?;
+        let state = record["state"].as_str().unwrap_or_default();
+        ensure!(["done", "aborted", "refused", "failed"].contains(&state), "the update is still {state}");
+        Ok(record)
+    })
+}
+
+/// `kup update` with these options, until it has ended in the new boot; gives its record.
+pub fn update(ctx: &mut Ctx, options: &str) -> Result<Value> {
+    let before = ctx.vm.boot_id()?;
+    ctx.step(&format!("kup update {options}"));
+    // The shutdown may cut the connection before kup has ended.
+    let out = ctx.vm.try_ssh(&format!("kup update --yes {options}"), UPDATE_LIMIT);
+    if let Ok(out) = &out
+        && !out.ok()
+        && ctx.vm.boot_id().is_ok_and(|now| now == before)
+        && ["refused", "aborted"].contains(&state(&ctx.vm)?.as_str())
+    {
+        bail!("kup update: {} {}", out.stderr.trim(), out.text());
+    }
+    switched(ctx, &before)
+}
+
+/// Waits for the boot after `before`, and until the update has ended in it; gives its record.
+pub fn switched(ctx: &mut Ctx, before: &str) -> Result<Value> {
+    ctx.vm.wait_new_boot(before, UPDATE_LIMIT).context("after the kexec")?;
+    ctx.step("the new kernel answers");
+    wait_ended(ctx, BOOT_LIMIT)
+}
+
+/// Fails unless the update was blessed and every one of `units` was resumed.
+pub fn expect_done(record: &Value, units: &[&str]) -> Result<()> {
+    ensure!(record["state"] == "done", "the update is {}: {}", record["state"], record["reason"]);
+    for unit in units {
+        let state = &record["units"][unit]["state"];
+        ensure!(state == "resumed", "{unit} is {state}");
+    }
+    Ok(())
+}
+
+/// Phases of an update as figures, in seconds.
+pub fn phases(record: &Value) -> Vec<(String, f64)> {
+    let phase = |p: &Value| {
+        let took = p["end"].as_u64()?.checked_sub(p["start"].as_u64()?)?;
+        Some((p["name"].as_str()?.to_owned(), took as f64 / 1e6))
+    };
+    record["phases"].as_array().into_iter().flatten().filter_map(phase).collect()
+}
+
+/// Waits until `holds`, for at most `limit`.
+pub fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !holds() {
+        ensure!(Instant::now() < deadline, "{what}: not within {limit:.0?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The main job: stock services live through an apt kernel upgrade.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Scenario;
+use crate::client::download::Download;
+use crate::client::memcached::Keys;
+use crate::client::{Pulse, memcached, redis, testserver};
+use crate::guest::{self, Service};
+use crate::runner::context::Ctx;
+use crate::vm::Vm;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "update",
+    about: "memcached, redis, nginx and the test server live through an apt kernel upgrade: PIDs, memory, connections",
+    all_only: false,
+    run,
+};
+
+/// The stock units, and ours.
+pub const UNITS: [&str; 4] = ["memcached.service", "redis-server.service", "nginx.service", "kup-testserver.service"];
+/// 128 MiB each.
+const KEYS: Keys = Keys { count: 16 << 10, size: 8 << 10 };
+/// What nginx sends, 64 KiB a second.
+const DOWNLOAD: u32 = 10 << 20;
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    let services = start_services(ctx, KEYS)?;
+    ctx.install_new_kernel()?;
+    let before = observe(ctx)?;
+    let clients = Clients::start(ctx, KEYS)?;
+    let record = guest::update(ctx, "")?;
+    guest::expect_done(&record, &UNITS)?;
+    let new = ctx.about().new_kernel.clone();
+    ctx.expect_kernel(&new)?;
+    clients.finish(ctx)?;
+    expect_same(ctx, &services, &before)?;
+    for (name, took) in guest::phases(&record) {
+        ctx.figure(&name, took, "s");
+    }
+    verify(ctx, KEYS)
+}
+
+/// Configures, marks, starts and fills the services; gives what systemd says of them.
+pub fn start_services(ctx: &mut Ctx, keys: Keys) -> Result<Vec<Service>> {
+    ctx.step("configuring: more memory for memcached, a slow download from nginx");
+    ctx.vm.ssh("sed -i 's/^-m .*/-m 512/' /etc/memcached.conf")?;
+    let slow = "limit_rate 64k;\n";
+    ctx.vm.put_bytes(slow.as_bytes(), "/etc/nginx/conf.d/slow.conf")?;
+    ctx.vm.ssh(&format!("head -c {DOWNLOAD} /dev/urandom > /var/www/html/large; chmod 644 /var/www/html/large"))?;
+    guest::preserve(ctx, &UNITS, &UNITS)?;
+    ctx.step("filling memcached and redis");
+    ctx.vm.peer().enter(|| memcached::fill(keys).and_then(|()| redis::fill(keys)))??;
+    UNITS.iter().map(|u| guest::service(&ctx.vm, u)).collect()
+}
+
+/// What must be the same after an update, beside systemd's view.
+#[derive(Debug)]
+pub struct Observed {
+    run_id: String,
+    start_id: String,
+    boot: String,
+}
+
+/// Observes.
+pub fn observe(ctx: &mut Ctx) -> Result<Observed> {
+    let boot = ctx.vm.boot_id()?;
+    ctx.vm.peer().enter(|| {
+        testserver::check()?;
+        testserver::log("line from before")?;
+        Ok(Observed { run_id: redis::run_id()?, start_id: start_id()?, boot })
+    })?
+}
+
+fn start_id() -> Result<String> {
+    Ok(testserver::state()?["start"].to_string())
+}
+
+/// Fails unless every process is the one that it was.
+pub fn expect_same(ctx: &mut Ctx, services: &[Service], before: &Observed) -> Result<()> {
+    ctx.step("comparing with before");
+    for (unit, was) in UNITS.iter().zip(services) {
+        let is = guest::service(&ctx.vm, unit)?;
+        ensure!(is == *was && is.restarts == 0, "{unit} was {was:?} and is {is:?}");
+    }
+    ctx.vm.peer().enter(|| {
+        testserver::check()?;
+        testserver::log("line from after")?;
+        ensure!(redis::run_id()? == before.run_id, "redis has another run_id");
+        ensure!(start_id()? == before.start_id, "the test server was started again");
+        Ok::<_, anyhow::Error>(())
+    })??;
+    expect_journal(&ctx.vm, &before.boot)
+}
+
+/// The unit's lines go on in the journal of the new boot.
+fn expect_journal(vm: &Vm, boot: &str) -> Result<()> {
+    let line = |boot: &str, text: &str| {
+        let boot = boot.replace('-', "");
+        let command = format!("journalctl --sync; journalctl -b {boot} -u kup-testserver -o cat | grep -Fx '{text}'");
+        vm.ssh(&command).with_context(|| format!("'{text}' is not in the journal"))
+    };
+    line(boot, "line from before")?;
+    line(&vm.boot_id()?, "line from after").map(drop)
+}
+
+/// Fails unless every key is there.
+pub fn verify(ctx: &mut Ctx, keys: Keys) -> Result<()> {
+    ctx.step("reading every key");
+    ctx.vm.peer().enter(|| memcached::verify(keys).and_then(|()| redis::verify(keys)))?
+}
+
+/// One client for each service.
+#[derive(Debug)]
+pub struct Clients {
+    pulses: Vec<(&'static str, Pulse)>,
+    download: Download,
+    sum: String,
+}
+
+impl Clients {
+    /// Starts them.
+    pub fn start(ctx: &mut Ctx, keys: Keys) -> Result<Self> {
+        ctx.step("clients connect");
+        let peer = ctx.vm.peer();
+        let sum = ctx.vm.ssh("sha256sum /var/www/html/large")?;
+        let pulses = vec![
+            ("memcached", Pulse::start("memcached", peer, move || memcached::Client::connect(keys))?),
+            ("redis", Pulse::start("redis", peer, move || redis::Client::connect(keys))?),
+            ("test server", Pulse::start("test server", peer, testserver::Client::connect)?),
+        ];
+        let download = Download::start(peer, "/large")?;
+        std::thread::sleep(Duration::from_secs(2));
+        ensure!(download.runs(), "the download ended before the update");
+        let sum = sum.split_whitespace().next().unwrap_or_default().to_owned();
+        Ok(Self { pulses, download, sum })
+    }
+
+    /// Lets them end; none may have lost its connection or got a wrong answer.
+    pub fn finish(self, ctx: &mut Ctx) -> Result<()> {
+        for (name, pulse) in self.pulses {
+            let rhythm = pulse.stop()?;
+            ctx.step(&format!("{name}: {} answers on one connection", rhythm.requests));
+            ctx.figure(&format!("blackout seen by the client of {name}"), rhythm.blackout.as_secs_f64(), "s");
+        }
+        ctx.step("waiting for the download's end");
+        ensure!(self.download.finish()? == self.sum, "what nginx sent is not the file");
+        Ok(())
+    }
+}
