@@ -184,6 +184,7 @@ mod tests {
         let process = found.process(me).unwrap();
         assert_eq!(process.ppid, nix::unistd::getppid().as_raw());
         assert!(process.threads.contains(&me));
+        assert_ne!(process.cpus[&me], "");
         assert!(process.memory.rss > 0);
 
         let fd = |n: i32| process.fds.iter().find(|f| f.fd == n).unwrap();
