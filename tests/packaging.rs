@@ -95,3 +95,37 @@ fn the_manual_knows_the_bus() {
         }
     }
 }
+
+/// Ids are written as `"room.thing"` where a finding is made.
+#[test]
+fn the_manual_knows_every_finding() {
+    let manual = packaging("man/kup-findings.7");
+    let described: BTreeSet<&str> =
+        manual.lines().filter_map(|l| l.strip_prefix(".It Sy ")?.split(' ').next()).collect();
+    let rooms: BTreeSet<&str> = described.iter().filter_map(|id| id.split('.').next()).collect();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut used = BTreeSet::new();
+    for dir in ["preflight", "boot"] {
+        ids(&source.join(dir), &rooms, &mut used);
+    }
+    assert_eq!(described, used.iter().map(String::as_str).collect());
+}
+
+/// Gathers the ids in the sources below `dir`, unit tests left out.
+fn ids(dir: &Path, rooms: &BTreeSet<&str>, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            ids(&path, rooms, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let is_id = |s: &&str| {
+                let word =
+                    |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b));
+                s.split_once('.').is_some_and(|(room, thing)| rooms.contains(room) && word(thing))
+            };
+            found.extend(text.split('"').filter(is_id).map(str::to_string));
+        }
+    }
+}

@@ -68,7 +68,7 @@ impl Manager {
 
     /// The marked units: name, the file that marks it, the adjustments that it gets, its active state; and what is wrong
     /// with marks that cannot be used.
-    #[zbus(out_args("units", "problems"))]
+    #[zbus(out_args("units", "errors"))]
     async fn list_units(&self, #[zbus(connection)] conn: &Connection) -> Result<(Vec<UnitEntry>, Vec<String>)> {
         let _open = self.daemon.open_call();
         Ok(marks::list(&self.daemon, conn).await)

@@ -41,7 +41,7 @@ pub enum Command {
     /// Update to the next kernel; the marked services live on.
     ///
     /// Checks, pins the boot loader to the running kernel, loads the target, checkpoints the marked services and switches.
-    /// Every other process ends as in a reboot, this session too; so kup asks first. Until the switch any failure leaves
+    /// Every other process ends as in a reboot, this session too; so kup asks first when it runs on a terminal. Until the switch any failure leaves
     /// everything as it was. 'kup status' tells afterwards how it went.
     Update(Update),
     /// Give up an update that is armed (after 'kup update --stage-only').

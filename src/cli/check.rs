@@ -12,8 +12,9 @@ pub(super) async fn check(context: &Context, args: Check) -> Result<Exit, Error>
     }
     let units: Vec<&str> = args.units.iter().map(String::as_str).collect();
     context.out.passing("checking …");
-    let (target, units, findings) = context.manager.check(&units, &options).await?;
+    let answer = context.manager.check(&units, &options).await;
     context.out.passing("");
+    let (target, units, findings) = answer?;
     let check = model::Check { target: Some(target).filter(|t| !t.is_empty()), units, findings };
     context.out.show(&check, output::check);
     Ok(if check.is_blocked() { Exit::Blocked } else { Exit::Ok })

@@ -141,6 +141,7 @@ mod tests {
             phase("check", 1, 2),
             phase("dump a.service", 20, 30),
             phase("dump b.service", 15, 25),
+            phase("switch", 30, 0),
             phase("restore a.service", 100, 130),
             phase("restore b.service", 100, 120),
         ];
@@ -148,8 +149,8 @@ mod tests {
         phases.push(phase("freeze", 10, 12));
         phases.push(phase("unlock", 131, 133));
         assert_eq!(blackout(&phases), Some(123));
-        assert_eq!(blackout(&phases[..3]), None, "the switch is not over");
-        phases.truncate(4);
+        assert_eq!(blackout(&phases[..4]), None, "the switch is not over");
+        phases.truncate(5);
         phases.push(phase("restore b.service", 100, 0));
         assert_eq!(blackout(&phases), None, "one unit is not back");
     }

@@ -178,7 +178,9 @@ fn update(u: &Update) -> String {
     }
     if !u.phases.is_empty() {
         let mut rows = vec![row(["PHASE", "TOOK"])];
-        rows.extend(u.phases.iter().map(|p| row([&p.name, &took(p)])));
+        // A phase that was cut short (by a crash, say) has no end.
+        let unended = |p: &Phase| u.is_final() && p.end_usec.is_none();
+        rows.extend(u.phases.iter().map(|p| row([&p.name, &if unended(p) { "-".into() } else { took(p) }])));
         text += &format!("\n{}", table(&rows));
     }
     text

@@ -19,15 +19,10 @@ use crate::bus::{Error, NAME, next};
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) async fn update(context: &Context, args: args::Update) -> Result<Exit, Error> {
-    if !args.yes && !args.stage_only {
-        match confirm(context, &args).await? {
-            Answer::Yes => {}
-            Answer::No => return Ok(Exit::Failure),
-            Answer::NobodyToAsk => {
-                eprintln!("kup: this ends every session and restarts all that is not preserved; say --yes to go ahead");
-                return Ok(Exit::Usage);
-            }
-        }
+    // Without a terminal there is nobody to ask, and whoever wrote the script has decided.
+    let asks = !args.yes && !args.stage_only && io::stdin().is_terminal() && io::stderr().is_terminal();
+    if asks && !confirm(context, &args).await? {
+        return Ok(Exit::Failure);
     }
     let mut options = Options::new();
     if let Some(target) = &args.target {
@@ -47,16 +42,8 @@ pub(super) async fn abort(context: &Context) -> Result<Exit, Error> {
     Ok(Exit::Ok)
 }
 
-enum Answer {
-    Yes,
-    No,
-    NobodyToAsk,
-}
-
-async fn confirm(context: &Context, args: &args::Update) -> Result<Answer, Error> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Ok(Answer::NobodyToAsk);
-    }
+/// Asks whether to go ahead.
+async fn confirm(context: &Context, args: &args::Update) -> Result<bool, Error> {
     let (units, _) = context.manager.list_units().await?;
     let units: Vec<_> = units.iter().map(|u| u.unit.as_str()).collect();
     let staged = context.manager.staged_kernel().await?;
@@ -67,7 +54,7 @@ async fn confirm(context: &Context, args: &args::Update) -> Result<Answer, Error
     let _ = io::stderr().flush();
     let mut line = String::new();
     io::stdin().read_line(&mut line).map_err(|e| Error::Failed(format!("cannot read the answer: {e}")))?;
-    Ok(if matches!(line.trim(), "y" | "Y" | "yes") { Answer::Yes } else { Answer::No })
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
 /// Follows the update until it ends, rests, or takes this session with it.

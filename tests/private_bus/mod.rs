@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -42,8 +43,8 @@ pub struct Bench {
     pub paths: Paths,
     /// The bus.
     pub address: String,
-    daemon: Child,
-    kupd: Option<Child>,
+    daemon: Running,
+    kupd: Option<Running>,
     /// The connection of the stand-in for systemd.
     systemd: Connection,
     /// What systemd was asked for: `start UNIT`, `reload`.
@@ -57,7 +58,7 @@ impl Bench {
         let mut bench = Self::without_kupd(worker, "");
         let mut kupd = bench.command(env!("CARGO_BIN_EXE_kupd"));
         kupd.arg("--root").arg(bench.dir.path().join("root"));
-        bench.kupd = Some(kupd.spawn().unwrap());
+        bench.kupd = Some(Running(kupd.spawn().unwrap()));
         let conn = bench.connect();
         zbus::block_on(async {
             let bus = zbus::fdo::DBusProxy::new(&conn).await.unwrap();
@@ -119,18 +120,24 @@ impl Bench {
         self.command(env!("CARGO_BIN_EXE_kup")).args(args).output().unwrap()
     }
 
+    /// Ends the bus, as a shutdown does.
+    pub fn end_bus(&mut self) {
+        self.daemon.0.kill().unwrap();
+    }
+
     /// What systemd was asked for since the last time.
     pub fn orders(&self) -> Vec<String> {
         std::mem::take(&mut self.orders.lock().unwrap())
     }
 }
 
-impl Drop for Bench {
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        for child in self.kupd.iter_mut().chain([&mut self.daemon]) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -155,7 +162,7 @@ pub fn write(paths: &Paths, path: &str, text: &str) {
 }
 
 /// Starts a dbus-daemon with the system bus's defaults (deny calls and names, unless a policy allows them).
-fn dbus_daemon(dir: &Path, services: &str) -> (Child, String) {
+fn dbus_daemon(dir: &Path, services: &str) -> (Running, String) {
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus/org.kup1.conf");
     let own = if nix::unistd::geteuid().is_root() { "" } else { r#"<allow own="org.kup1"/>"# };
     let config = dir.join("bus.conf");
@@ -188,14 +195,14 @@ fn dbus_daemon(dir: &Path, services: &str) -> (Child, String) {
     );
     fs::write(&config, text).unwrap();
     let mut daemon = Command::new("dbus-daemon");
-    daemon.arg("--nofork").arg("--nopidfile").arg(format!("--config-file={}", config.display()));
-    let daemon = daemon.spawn().expect("dbus-daemon has to be installed (package dbus)");
-    let begun = Instant::now();
-    while !dir.join("bus").exists() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "dbus-daemon does not listen");
-        sleep(Duration::from_millis(10));
-    }
-    (daemon, format!("unix:path={}", dir.join("bus").display()))
+    daemon.args(["--nofork", "--nopidfile", "--print-address"]).arg(format!("--config-file={}", config.display()));
+    let daemon = daemon.stdout(Stdio::piped()).spawn().expect("dbus-daemon has to be installed (package dbus)");
+    let mut daemon = Running(daemon);
+    // It prints its address once it listens.
+    let mut address = String::new();
+    BufReader::new(daemon.0.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    assert!(address.starts_with("unix:"), "dbus-daemon does not listen");
+    (daemon, address.trim().into())
 }
 
 /// Plays systemd.

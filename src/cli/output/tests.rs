@@ -129,7 +129,7 @@ memcached.service runs with files that were replaced on disk; a restart takes th
 
 PHASE  TOOK
 check  1.2 s
-bless  under way
+bless  -
 "
     );
 }
