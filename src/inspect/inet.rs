@@ -73,7 +73,8 @@ const ULP_INFO: u16 = 19;
 /// [`InetSocket::transforms`] of the TCP sockets of a network namespace, by inode; those without any are left out.
 pub(super) fn transforms(netns: Option<&Path>) -> Result<BTreeMap<u64, Vec<String>>, InspectError> {
     let request = |family, socket_id| {
-        let (extensions, states) = (ExtensionFlags::empty(), StateFlags::all());
+        // Without INET_DIAG_INFO the kernel leaves these attributes out too.
+        let (extensions, states) = (ExtensionFlags::INFO, StateFlags::all());
         SockDiagMessage::InetRequest(InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id })
     };
     let requests = vec![request(AF_INET, SocketId::new_v4()), request(AF_INET6, SocketId::new_v6())];
