@@ -2,13 +2,19 @@
 
 use anyhow::{Context, Result};
 
+use crate::ready::READY;
 use crate::runner::context::Ctx;
 use crate::runner::pool::{self, Options};
 use crate::runner::report::Report;
 use crate::scenario::Scenario;
 
-const DEMO: &[Scenario] =
-    &[Scenario { name: "demo", about: "an update that running services live through", all_only: false, run: show }];
+const DEMO: &[Scenario] = &[Scenario {
+    name: "demo",
+    about: "an update that running services live through",
+    from: READY,
+    all_only: false,
+    run: show,
+}];
 
 /// Runs it; gives the exit code.
 pub fn run() -> Result<u8> {

@@ -32,16 +32,6 @@ pub fn service(vm: &Vm, unit: &str) -> Result<Service> {
     })
 }
 
-/// Marks units, and restarts those that need an adjustment to be preservable (kup says which).
-pub fn preserve(ctx: &mut Ctx, units: &[&str], restart: &[&str]) -> Result<()> {
-    ctx.step(&format!("kup preserve {}", units.join(" ")));
-    ctx.vm.ssh(&format!("kup preserve {}", units.join(" ")))?;
-    if !restart.is_empty() {
-        ctx.vm.ssh(&format!("systemctl restart {}", restart.join(" ")))?;
-    }
-    Ok(())
-}
-
 /// The record of the newest update.
 pub fn record(vm: &Vm) -> Result<Value> {
     Ok(serde_json::from_str(&vm.ssh("cat /etc/kup/record.json")?)?)

@@ -13,6 +13,13 @@ use crate::vm::{Spec, Vm};
 
 /// Name of the saved state.
 pub const READY: &str = "ready";
+/// Name of the saved state in which, beyond [`READY`], the new kernel is installed by apt and [`UNITS`] are marked: what a
+/// scenario that is not about the way there starts from.
+pub const STAGED: &str = "staged";
+/// The stock units of the main job, and our own.
+pub const UNITS: [&str; 4] = ["memcached.service", "redis-server.service", "nginx.service", "kup-testserver.service"];
+/// Size of what nginx sends, at 64 KiB a second: longer than an update takes.
+const DOWNLOAD: u32 = 10 << 20;
 
 /// Takes a booted machine, installs kup in it and saves it as [`READY`]; it goes on running.
 pub fn prepare(spec: Spec) -> Result<Vm> {
@@ -38,6 +45,33 @@ fn prepare_with(spec: Spec, then: impl FnOnce(&Vm) -> Result<()>) -> Result<Vm> 
     vm.savevm(READY)?;
     println!("lab: ready after {:.0} s", started.elapsed().as_secs_f64());
     Ok(vm)
+}
+
+/// Takes a machine that is [`READY`] on to [`STAGED`].
+pub fn stage(vm: &Vm) -> Result<()> {
+    let started = Instant::now();
+    install_kernel(vm)?;
+    mark(vm)?;
+    vm.ssh("sync; journalctl --sync")?;
+    vm.savevm(STAGED)?;
+    println!("lab: staged after {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Installs the new kernel from the machine's own repository, as an administrator would; gives apt's words.
+pub fn install_kernel(vm: &Vm) -> Result<String> {
+    let new = &vm.spec().image.about.new_kernel;
+    vm.ssh("apt-get -q update")?;
+    vm.ssh(&format!("DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-image-{new}"))
+}
+
+/// Configures [`UNITS`] (memory for memcached, a slow download from nginx), marks them and starts them anew, so that
+/// what kup adjusts is in force.
+pub fn mark(vm: &Vm) -> Result<()> {
+    vm.ssh("sed -i 's/^-m .*/-m 512/' /etc/memcached.conf")?;
+    vm.put_bytes(b"limit_rate 64k;\n", "/etc/nginx/conf.d/slow.conf")?;
+    vm.ssh(&format!("head -c {DOWNLOAD} /dev/urandom > /var/www/html/large; chmod 644 /var/www/html/large"))?;
+    vm.ssh(&format!("kup preserve {0} && systemctl restart {0}", UNITS.join(" "))).map(drop)
 }
 
 /// Installs (or installs again) a package of kup.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::ready::READY;
 use crate::runner::context::Ctx;
 use crate::scenario::Scenario;
 use crate::vm::BOOT_LIMIT;
@@ -12,6 +13,7 @@ use crate::vm::BOOT_LIMIT;
 pub const SCENARIO: Scenario = Scenario {
     name: "machine",
     about: "a command by ssh, a saved state loaded, a reboot through GRUB, without kup's doing",
+    from: READY,
     all_only: false,
     run,
 };
@@ -21,7 +23,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.ssh("true")?;
     ctx.figure("ssh command", started.elapsed().as_secs_f64(), "s");
     let started = Instant::now();
-    ctx.vm.loadvm(crate::ready::READY)?;
+    ctx.vm.loadvm(READY)?;
     ctx.figure("saved state loaded", started.elapsed().as_secs_f64(), "s");
     let before = ctx.vm.boot_id()?;
     let started = Instant::now();

@@ -78,9 +78,7 @@ impl Ctx {
     pub fn install_new_kernel(&mut self) -> Result<()> {
         let new = self.about().new_kernel.clone();
         self.step(&format!("installing {new}"));
-        self.vm.ssh("apt-get -q update")?;
-        self.vm.ssh(&format!("DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-image-{new}"))?;
-        Ok(())
+        crate::ready::install_kernel(&self.vm).map(drop)
     }
 
     /// Fails unless this kernel runs.

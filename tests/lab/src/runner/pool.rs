@@ -16,7 +16,7 @@ use super::context::Ctx;
 use super::report::Report;
 use super::rundir::{self, RunDir};
 use crate::interactive::prepare_host;
-use crate::ready::{self, READY};
+use crate::ready::{self, STAGED};
 use crate::scenario::Scenario;
 use crate::vm::{Spec, Vm, detached, namespace};
 use crate::{image, paths};
@@ -64,7 +64,11 @@ pub fn run(scenarios: &[&'static Scenario], options: Options, report: &Report) -
     let image = prepare_host()?;
     let dir = RunDir::create()?;
     let spec = Spec { memory: options.memory, ..Spec::new(dir.path().join("prepared"), &image) };
-    ready::prepare(spec)?.quit()?;
+    let vm = ready::prepare(spec)?;
+    if scenarios.iter().any(|s| s.from == STAGED) {
+        ready::stage(&vm)?;
+    }
+    vm.quit()?;
     let pool = Pool {
         queue: Mutex::new(scenarios.iter().copied().collect()),
         report,
@@ -95,8 +99,10 @@ impl Pool<'_> {
             fresh_dir(&dir)?;
             let started = Instant::now();
             let ctx = match idle.take() {
-                Some(ctx) => self.again(ctx, &dir).or_else(|_| self.machine(number, &dir)),
-                None => self.machine(number, &dir),
+                Some(ctx) => {
+                    self.again(ctx, &dir, scenario.from).or_else(|_| self.machine(number, &dir, scenario.from))
+                }
+                None => self.machine(number, &dir, scenario.from),
             };
             let mut ctx = ctx.with_context(|| format!("no machine for {}", scenario.name))?;
             ctx.begin(dir.clone());
@@ -136,18 +142,18 @@ impl Pool<'_> {
     }
 
     /// A machine started from the prepared state.
-    fn machine(&self, number: usize, dir: &Path) -> Result<Ctx> {
+    fn machine(&self, number: usize, dir: &Path, from: &str) -> Result<Ctx> {
         let Options { keep: detached, memory, aloud, .. } = self.options;
         let spec = Spec { detached, memory, ..Spec::new(self.dir.join(number.to_string()), &self.image) };
-        let vm = Vm::copy_of(&self.dir.join("prepared/disk.qcow2"), spec, READY)?;
+        let vm = Vm::copy_of(&self.dir.join("prepared/disk.qcow2"), spec, from)?;
         let mut ctx = Ctx::new(vm, dir.to_owned());
         ctx.aloud = aloud;
         Ok(ctx)
     }
 
     /// The machine of the scenario before, put back into the prepared state.
-    fn again(&self, mut ctx: Ctx, dir: &Path) -> Result<Ctx> {
-        ctx.vm.loadvm(READY)?;
+    fn again(&self, mut ctx: Ctx, dir: &Path, from: &str) -> Result<Ctx> {
+        ctx.vm.loadvm(from)?;
         ctx.dir = dir.to_owned();
         Ok(ctx)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::Scenario;
+use crate::ready::READY;
 use crate::runner::context::Ctx;
 use crate::vm::{BOOT_LIMIT, GUEST};
 
@@ -14,6 +15,7 @@ use crate::vm::{BOOT_LIMIT, GUEST};
 pub const SCENARIO: Scenario = Scenario {
     name: "boot",
     about: "the machine boots the old kernel through GRUB; its servers answer a real peer, also after a power cut",
+    from: READY,
     all_only: false,
     run,
 };

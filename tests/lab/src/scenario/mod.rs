@@ -1,6 +1,10 @@
 //! The scenarios of `cargo lab test`, one file each.
 
+mod abort;
+mod afterwards;
 mod boot;
+mod confinement;
+mod thrice;
 pub mod update;
 
 use anyhow::Result;
@@ -14,6 +18,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows, in one line.
     pub about: &'static str,
+    /// The saved state that it starts from: [`READY`](crate::ready::READY) or [`STAGED`](crate::ready::STAGED).
+    pub from: &'static str,
     /// Is it left out unless `--all` asks for it?
     pub all_only: bool,
     /// Does it; an error is a failure.
@@ -21,4 +27,5 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are run.
-pub const ALL: &[Scenario] = &[boot::SCENARIO, update::SCENARIO];
+pub const ALL: &[Scenario] =
+    &[boot::SCENARIO, update::SCENARIO, thrice::SCENARIO, confinement::SCENARIO, afterwards::SCENARIO, abort::SCENARIO];

@@ -9,6 +9,7 @@ use crate::client::download::Download;
 use crate::client::memcached::Keys;
 use crate::client::{Pulse, memcached, redis, testserver};
 use crate::guest::{self, Service};
+use crate::ready::{self, READY, UNITS};
 use crate::runner::context::Ctx;
 use crate::vm::Vm;
 
@@ -16,16 +17,13 @@ use crate::vm::Vm;
 pub const SCENARIO: Scenario = Scenario {
     name: "update",
     about: "memcached, redis, nginx and the test server live through an apt kernel upgrade: PIDs, memory, connections",
+    from: READY,
     all_only: false,
     run,
 };
 
-/// The stock units, and ours.
-pub const UNITS: [&str; 4] = ["memcached.service", "redis-server.service", "nginx.service", "kup-testserver.service"];
 /// 128 MiB each.
 const KEYS: Keys = Keys { count: 16 << 10, size: 8 << 10 };
-/// What nginx sends, 64 KiB a second.
-const DOWNLOAD: u32 = 10 << 20;
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     let services = start_services(ctx, KEYS)?;
@@ -44,14 +42,15 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     verify(ctx, KEYS)
 }
 
-/// Configures, marks, starts and fills the services; gives what systemd says of them.
+/// Marks and fills the services; gives what systemd says of them.
 pub fn start_services(ctx: &mut Ctx, keys: Keys) -> Result<Vec<Service>> {
-    ctx.step("configuring: more memory for memcached, a slow download from nginx");
-    ctx.vm.ssh("sed -i 's/^-m .*/-m 512/' /etc/memcached.conf")?;
-    let slow = "limit_rate 64k;\n";
-    ctx.vm.put_bytes(slow.as_bytes(), "/etc/nginx/conf.d/slow.conf")?;
-    ctx.vm.ssh(&format!("head -c {DOWNLOAD} /dev/urandom > /var/www/html/large; chmod 644 /var/www/html/large"))?;
-    guest::preserve(ctx, &UNITS, &UNITS)?;
+    ctx.step(&format!("kup preserve {}", UNITS.join(" ")));
+    ready::mark(&ctx.vm)?;
+    fill(ctx, keys)
+}
+
+/// Fills the marked services; gives what systemd says of them.
+pub fn fill(ctx: &mut Ctx, keys: Keys) -> Result<Vec<Service>> {
     ctx.step("filling memcached and redis");
     ctx.vm.peer().enter(|| memcached::fill(keys).and_then(|()| redis::fill(keys)))??;
     UNITS.iter().map(|u| guest::service(&ctx.vm, u)).collect()
@@ -81,11 +80,7 @@ fn start_id() -> Result<String> {
 
 /// Fails unless every process is the one that it was.
 pub fn expect_same(ctx: &mut Ctx, services: &[Service], before: &Observed) -> Result<()> {
-    ctx.step("comparing with before");
-    for (unit, was) in UNITS.iter().zip(services) {
-        let is = guest::service(&ctx.vm, unit)?;
-        ensure!(is == *was && is.restarts == 0, "{unit} was {was:?} and is {is:?}");
-    }
+    expect_running(ctx, services)?;
     ctx.vm.peer().enter(|| {
         testserver::check()?;
         testserver::log("line from after")?;
@@ -94,6 +89,16 @@ pub fn expect_same(ctx: &mut Ctx, services: &[Service], before: &Observed) -> Re
         Ok::<_, anyhow::Error>(())
     })??;
     expect_journal(&ctx.vm, &before.boot)
+}
+
+/// Fails unless systemd says of the services what it said.
+pub fn expect_running(ctx: &mut Ctx, services: &[Service]) -> Result<()> {
+    ctx.step("comparing with before");
+    for (unit, was) in UNITS.iter().zip(services) {
+        let is = guest::service(&ctx.vm, unit)?;
+        ensure!(is == *was && is.restarts == 0, "{unit} was {was:?} and is {is:?}");
+    }
+    Ok(())
 }
 
 /// The unit's lines go on in the journal of the new boot.
@@ -117,37 +122,47 @@ pub fn verify(ctx: &mut Ctx, keys: Keys) -> Result<()> {
 #[derive(Debug)]
 pub struct Clients {
     pulses: Vec<(&'static str, Pulse)>,
-    download: Download,
-    sum: String,
+    /// A download under way, and the checksum that it must have.
+    download: Option<(Download, String)>,
 }
 
 impl Clients {
-    /// Starts them.
+    /// Starts clients that ask, and a download.
     pub fn start(ctx: &mut Ctx, keys: Keys) -> Result<Self> {
+        let clients = Self::connect(ctx, keys)?;
+        let sum = ctx.vm.ssh("sha256sum /var/www/html/large")?;
+        let sum = sum.split_whitespace().next().unwrap_or_default().to_owned();
+        let download = Download::start(ctx.vm.peer(), "/large")?;
+        std::thread::sleep(Duration::from_secs(2));
+        ensure!(download.runs(), "the download ended before the update");
+        Ok(Self { download: Some((download, sum)), ..clients })
+    }
+
+    /// Starts clients that ask.
+    pub fn connect(ctx: &mut Ctx, keys: Keys) -> Result<Self> {
         ctx.step("clients connect");
         let peer = ctx.vm.peer();
-        let sum = ctx.vm.ssh("sha256sum /var/www/html/large")?;
         let pulses = vec![
             ("memcached", Pulse::start("memcached", peer, move || memcached::Client::connect(keys))?),
             ("redis", Pulse::start("redis", peer, move || redis::Client::connect(keys))?),
             ("test server", Pulse::start("test server", peer, testserver::Client::connect)?),
         ];
-        let download = Download::start(peer, "/large")?;
-        std::thread::sleep(Duration::from_secs(2));
-        ensure!(download.runs(), "the download ended before the update");
-        let sum = sum.split_whitespace().next().unwrap_or_default().to_owned();
-        Ok(Self { pulses, download, sum })
+        Ok(Self { pulses, download: None })
     }
 
-    /// Lets them end; none may have lost its connection or got a wrong answer.
-    pub fn finish(self, ctx: &mut Ctx) -> Result<()> {
+    /// Lets them end; none may have lost its connection or got a wrong answer. Gives the longest blackout in seconds.
+    pub fn finish(self, ctx: &mut Ctx) -> Result<f64> {
+        let mut longest = 0.0_f64;
         for (name, pulse) in self.pulses {
             let rhythm = pulse.stop()?;
             ctx.step(&format!("{name}: {} answers on one connection", rhythm.requests));
             ctx.figure(&format!("blackout seen by the client of {name}"), rhythm.blackout.as_secs_f64(), "s");
+            longest = longest.max(rhythm.blackout.as_secs_f64());
         }
-        ctx.step("waiting for the download's end");
-        ensure!(self.download.finish()? == self.sum, "what nginx sent is not the file");
-        Ok(())
+        if let Some((download, sum)) = self.download {
+            ctx.step("waiting for the download's end");
+            ensure!(download.finish()? == sum, "what nginx sent is not the file");
+        }
+        Ok(longest)
     }
 }

@@ -1,0 +1,58 @@
+//! A unit that cannot be dumped after all: everything goes on as if nothing had happened.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Scenario;
+use super::afterwards::expect_no_leftovers;
+use super::update::{Clients, expect_running, fill, verify};
+use crate::client::memcached::Keys;
+use crate::guest;
+use crate::ready::{STAGED, UNITS};
+use crate::runner::context::Ctx;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "abort",
+    about: "a unit becomes uncheckpointable between check and dump: nothing dies, connections go on, all is put back",
+    from: STAGED,
+    all_only: false,
+    run,
+};
+
+const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
+/// A bash that serves as a unit; on a signal it opens a packet socket, which CRIU cannot dump.
+const UNIT: &str = "[Service]\nExecStart=/usr/bin/python3 -c 'import signal,socket,time\\n\
+def f(*a):\\n  global s; s=socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind((\"lo\", 3))\\n\
+signal.signal(signal.SIGUSR1, f)\\nwhile True: time.sleep(1)'\n";
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    let services = fill(ctx, KEYS)?;
+    ctx.vm.put_bytes(UNIT.as_bytes(), "/etc/systemd/system/turncoat.service")?;
+    ctx.vm.ssh("systemctl daemon-reload && systemctl start turncoat && kup preserve turncoat && sleep 1")?;
+    let clients = Clients::connect(ctx, KEYS)?;
+    let default = "grep -h '^set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d";
+    let (boot, before) = (ctx.vm.boot_id()?, ctx.vm.ssh(default)?);
+    ctx.step("kup update --stage-only, then the unit changes its mind");
+    ctx.vm.ssh("kup update --yes --stage-only")?;
+    ensure!(guest::state(&ctx.vm)? == "armed", "the update is {}", guest::state(&ctx.vm)?);
+    ctx.vm.ssh("systemctl kill -s USR1 turncoat && sleep 1")?;
+    ctx.vm.ssh("systemctl kexec")?;
+    let record = guest::wait_ended(ctx, Duration::from_secs(180))?;
+    ensure!(record["state"] == "aborted", "the update is {}", record["state"]);
+    let reason = record["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("turncoat.service"), "the reason does not name the unit: {reason}");
+    ensure!(ctx.vm.boot_id()? == boot, "the machine went down all the same");
+    ctx.step("all is as before");
+    clients.finish(ctx)?;
+    expect_running(ctx, &services)?;
+    ensure!(ctx.vm.ssh(default)? == before, "the boot loader's default has changed");
+    ctx.vm.ssh("systemctl is-active turncoat ssh cron 2>/dev/null || systemctl is-active turncoat ssh")?;
+    verify(ctx, KEYS)?;
+    expect_no_leftovers(ctx)?;
+    ctx.step("and the next update works");
+    ctx.vm.ssh("kup release turncoat")?;
+    let record = guest::update(ctx, "")?;
+    guest::expect_done(&record, &UNITS)
+}

@@ -1,0 +1,65 @@
+//! After an update, units and the machine are ordinary ones again.
+
+use anyhow::{Result, ensure};
+
+use super::Scenario;
+use crate::guest;
+use crate::ready::{STAGED, UNITS};
+use crate::runner::context::Ctx;
+use crate::vm::BOOT_LIMIT;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "afterwards",
+    about: "restored units restart, stop, start and reload as usual; nothing of the update is left; a reboot is a reboot",
+    from: STAGED,
+    all_only: false,
+    run,
+};
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    let record = guest::update(ctx, "")?;
+    guest::expect_done(&record, &UNITS)?;
+    expect_no_leftovers(ctx)?;
+    ctx.step("reload, restart, stop, start");
+    ctx.vm.ssh("systemctl reload nginx.service && systemctl daemon-reload")?;
+    for unit in UNITS {
+        let was = guest::service(&ctx.vm, unit)?;
+        ctx.vm.ssh(&format!("systemctl restart {unit}"))?;
+        let is = guest::service(&ctx.vm, unit)?;
+        ensure!(is.active == "active" && is.main_pid != was.main_pid, "{unit} was {was:?} and is {is:?}");
+        ctx.vm.ssh(&format!("systemctl stop {unit}"))?;
+        ensure!(guest::service(&ctx.vm, unit)?.main_pid == 0, "{unit} still has a main process");
+        ctx.vm.ssh(&format!("systemctl start {unit} && systemctl is-active {unit}"))?;
+    }
+    ctx.step("an ordinary reboot");
+    let (before, new) = (ctx.vm.boot_id()?, ctx.about().new_kernel.clone());
+    ctx.vm.ssh("systemctl reboot --no-block")?;
+    ctx.vm.wait_new_boot(&before, BOOT_LIMIT)?;
+    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    ctx.expect_kernel(&new)?;
+    let cmdline = ctx.vm.ssh("cat /proc/cmdline")?;
+    ensure!(!cmdline.contains("kup."), "the reboot was a kexec: {cmdline}");
+    ctx.vm.ssh(&format!("systemctl is-active {}", UNITS.join(" ")))?;
+    expect_no_leftovers(ctx)
+}
+
+/// Nothing of an ended update may be left: drop-ins, images, rules, a loaded kernel, a pin, processes.
+pub fn expect_no_leftovers(ctx: &mut Ctx) -> Result<()> {
+    ctx.step("looking for leftovers");
+    let nothing = [
+        ("drop-ins", "find /run/systemd -name '*kup-restore*' -o -name '*kup-checkpoint*' -o -name '*kup-*order*'"),
+        ("images", "find /var/lib/kup/images -mindepth 1"),
+        ("network rules", "nft list tables | grep -i -e kup -e criu"),
+        ("a boot loader pin", "ls /etc/default/grub.d/zz-kup.cfg"),
+        ("a loaded kernel", "grep -x 1 /sys/kernel/kexec_loaded"),
+        ("failed units", "systemctl list-units --failed --plain --no-legend"),
+    ];
+    for (what, command) in nothing {
+        let found = ctx.vm.try_ssh(&format!("{command} 2>/dev/null || true"), std::time::Duration::from_secs(60))?;
+        ensure!(found.text().is_empty(), "{what} are left: {}", found.text());
+    }
+    guest::until(std::time::Duration::from_secs(60), "kup's processes are gone", || {
+        !ctx.vm.ssh_ok("pgrep -x 'kupd|kup-worker|kup-placeholder|criu'")
+    })
+}

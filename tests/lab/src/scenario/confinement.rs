@@ -1,0 +1,126 @@
+//! A restored service is confined exactly as before: every field that tells, compared.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+
+use super::Scenario;
+use crate::guest;
+use crate::ready::{STAGED, UNITS};
+use crate::runner::context::Ctx;
+use crate::vm::Vm;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "confinement",
+    about: "credentials, capabilities, seccomp, limits, namespaces, mounts and unit properties are as before",
+    from: STAGED,
+    all_only: false,
+    run,
+};
+
+/// Lines of /proc/PID/status that are about what a process does, not about what it may.
+const ACTIVITY: [&str; 12] = [
+    "VmPeak",
+    "VmSize",
+    "VmHWM",
+    "VmRSS",
+    "RssAnon",
+    "RssFile",
+    "RssShmem",
+    "VmPTE",
+    "VmSwap",
+    "voluntary_ctxt_switches",
+    "nonvoluntary_ctxt_switches",
+    "State",
+];
+/// Lines that CRIU cannot keep and that restrict nothing: the data segment's bookkeeping, and which CPUs it last ran on.
+const BOOKKEEPING: [&str; 4] = ["VmData", "VmExe", "VmLib", "Mems_allowed_list"];
+
+/// Properties of systemd that are about this run of the unit or this boot.
+const OF_THE_RUN: [&str; 16] = [
+    "Timestamp",
+    "InvocationID",
+    "CPUUsage",
+    "Memory",
+    "IO",
+    "IP",
+    "Tasks",
+    "ExecMain",
+    "ExecStart",
+    "StatusText",
+    "WatchdogTimestamp",
+    "NFileDescriptorStore",
+    "EffectiveMemory",
+    "EffectiveTasks",
+    "ControlGroupId",
+    "NeedDaemonReload",
+];
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    let before = look(&ctx.vm)?;
+    let record = guest::update(ctx, "")?;
+    guest::expect_done(&record, &UNITS)?;
+    ctx.step("comparing every field");
+    let after = look(&ctx.vm)?;
+    let mut different = Vec::new();
+    for (key, was) in &before {
+        match after.get(key) {
+            Some(is) if is == was => {}
+            is => different.push(format!("{key}: was {was:?}, is {is:?}")),
+        }
+    }
+    different.extend(after.keys().filter(|key| !before.contains_key(*key)).map(|key| format!("{key}: new")));
+    ensure!(before.len() > 400, "only {} fields were compared", before.len());
+    ctx.step(&format!("{} fields compared", before.len()));
+    ensure!(different.is_empty(), "{} fields differ:\n{}", different.len(), different.join("\n"));
+    Ok(())
+}
+
+/// Every field, by unit, process and name.
+fn look(vm: &Vm) -> Result<BTreeMap<String, String>> {
+    let mut fields = BTreeMap::new();
+    for unit in UNITS {
+        for line in vm.ssh(&format!("systemctl show {unit}"))?.lines() {
+            let Some((name, value)) = line.split_once('=') else { continue };
+            if !OF_THE_RUN.iter().any(|n| name.contains(n)) {
+                fields.insert(format!("{unit} {name}"), value.to_owned());
+            }
+        }
+        let group = vm.ssh(&format!("systemctl show --value -p ControlGroup {unit}"))?;
+        for pid in vm.ssh(&format!("sort -n /sys/fs/cgroup{}/cgroup.procs", group.trim()))?.lines() {
+            process(vm, unit, pid, &mut fields)?;
+        }
+    }
+    Ok(fields)
+}
+
+fn process(vm: &Vm, unit: &str, pid: &str, fields: &mut BTreeMap<String, String>) -> Result<()> {
+    let mut note = |name: &str, value: &str| {
+        fields.insert(format!("{unit} {pid} {name}"), value.to_owned());
+    };
+    for line in vm.ssh(&format!("cat /proc/{pid}/status"))?.lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        if !ACTIVITY.contains(&name) && !BOOKKEEPING.contains(&name) {
+            note(name, value.trim());
+        }
+    }
+    for line in vm.ssh(&format!("cat /proc/{pid}/limits"))?.lines() {
+        note(&format!("limit {}", line.get(..26).unwrap_or(line).trim()), line.get(26..).unwrap_or_default().trim());
+    }
+    for file in ["oom_score_adj", "cgroup", "loginuid", "personality", "coredump_filter", "timerslack_ns"] {
+        note(file, vm.ssh(&format!("cat /proc/{pid}/{file}"))?.trim());
+    }
+    // Which kinds of namespace are its own; their numbers are new in every boot. CRIU adds a time namespace, in which the
+    // clocks go on: the one difference that is meant.
+    let own = "for n in cgroup ipc mnt net pid user uts; do \
+               [ $(readlink /proc/PID/ns/$n) = $(readlink /proc/1/ns/$n) ] || echo $n; done";
+    note("own namespaces", &vm.ssh(&own.replace("PID", pid))?);
+    note("scheduling", &vm.ssh(&format!("chrt -p {pid}; ionice -p {pid}; ps -o ni= -p {pid}"))?);
+    // Mount ids, device numbers and boot-specific names of private directories aside.
+    let mounts = format!(
+        "awk '{{ print $4, $5, $6, $(NF-2) }}' /proc/{pid}/mountinfo | sed -E 's/systemd-private-[0-9a-f]+/systemd-private-BOOT/; s/-[A-Za-z0-9]{{6}}(\\/|$| )/-RANDOM\\1/; s/[0-9]+$/N/'"
+    );
+    note("mounts", &vm.ssh(&mounts)?);
+    Ok(())
+}
