@@ -81,9 +81,12 @@ pub fn automatic(paths: &Paths) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("'kup update' ended with {status}") }
 }
 
-/// Whether another process holds a write lock on `path`.
+/// Whether another process holds a lock on `path`. What cannot be looked at counts as locked.
 fn is_locked(path: &Path) -> bool {
-    let Ok(file) = File::options().read(true).write(true).open(path) else { return false };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) => return e.kind() != std::io::ErrorKind::NotFound,
+    };
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -91,7 +94,7 @@ fn is_locked(path: &Path) -> bool {
         l_len: 0,
         l_pid: 0,
     };
-    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).is_ok() && lock.l_type != libc::F_UNLCK as libc::c_short
+    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
 /// Locks the network as it was locked at the checkpoint.

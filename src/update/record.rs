@@ -244,6 +244,12 @@ impl Record {
         self.phases.len() - 1
     }
 
+    /// Ends what is still under way: the phase that began in one boot and ends in the next.
+    pub fn end_open_phases(&mut self) {
+        let now = now_usec();
+        self.phases.iter_mut().filter(|p| p.end == 0).for_each(|p| p.end = now);
+    }
+
     /// Ends the phase that [`Record::begin`] returned.
     pub fn end(&mut self, phase: usize) {
         if let Some(p) = self.phases.get_mut(phase) {

@@ -33,19 +33,33 @@ pub fn run(paths: &Paths) -> Result<()> {
         tracing::info!("the update is {}: nothing to restore", record.state().as_str());
         return Ok(());
     }
+    record.end_open_phases();
     record.advance(Event::NewKernel, &paths.record())?;
     let systemd = Systemd::connect()?;
+    start_all(&systemd, &record);
     wait_for_addresses(&mut record, Duration::from_secs(settings.address_timeout_sec));
     let phase = record.begin("restore");
     let deadline = Instant::now() + Duration::from_secs(settings.restore_timeout_sec);
     let resumed = restore_all(paths, &systemd, &mut record, deadline)?;
     record.end(phase);
+    let phase = record.begin("unlock");
     unlock_network(paths, &record, &resumed);
+    record.end(phase);
     let phase = record.begin("hand-over");
     hand_over(&systemd, resumed, Instant::now() + Duration::from_secs(30));
     record.end(phase);
     record.advance(Event::Restored, &paths.record())?;
     settle_units(&systemd, &record)
+}
+
+/// Has systemd build the sandboxes, while the network comes up. A unit need not be enabled: what ran before the switch
+/// runs after it.
+fn start_all(systemd: &Systemd, record: &Record) {
+    for (name, _) in record.units.iter().filter(|(_, u)| u.state.may_resume()) {
+        if let Err(e) = systemd.start(name.as_str()) {
+            tracing::error!("{name}: {e:#}");
+        }
+    }
 }
 
 fn wait_for_addresses(record: &mut Record, timeout: Duration) {

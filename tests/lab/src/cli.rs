@@ -26,6 +26,8 @@ pub enum Verb {
     Vm(VmArgs),
     /// Build kup as a Debian package
     Deb,
+    /// Build the kernel with the patches of kernel-patches/
+    Kernel,
 }
 
 /// `cargo lab test`.

@@ -10,6 +10,7 @@ pub mod guest;
 pub mod host;
 pub mod image;
 pub mod interactive;
+pub mod kernel;
 pub mod paths;
 pub mod ready;
 pub mod runner;
@@ -29,6 +30,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Verb::Test(args) => runner::test(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Vm(args) => interactive::run(args),
+        Verb::Kernel => kernel::run(),
         Verb::Deb => interactive::deb(),
     }
 }

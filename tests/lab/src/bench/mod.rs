@@ -1,5 +1,6 @@
 //! The benchmarks of `cargo lab bench`, one file each. They measure with [`Ctx::figure`](crate::runner::context::Ctx::figure).
 
+mod blackout;
 mod machine;
 
 use std::fs;
@@ -15,7 +16,7 @@ use crate::scenario::Scenario;
 use crate::{image, runner, sh};
 
 /// All of them, in the order in which they are run.
-pub const ALL: &[Scenario] = &[machine::SCENARIO];
+pub const ALL: &[Scenario] = &[machine::SCENARIO, blackout::SCENARIO];
 
 /// `cargo lab bench`: one machine at a time, so that nothing disturbs it.
 pub fn run(args: &BenchArgs) -> Result<u8> {

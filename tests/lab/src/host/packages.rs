@@ -43,7 +43,12 @@ pub fn ensure() -> Result<()> {
         }
         return Ok(());
     }
-    let missing: Vec<&str> = NEEDED.iter().copied().filter(|name| !installed(name)).collect();
+    ensure_these(NEEDED)
+}
+
+/// The same for other packages.
+pub fn ensure_these(needed: &[&'static str]) -> Result<()> {
+    let missing: Vec<&str> = needed.iter().copied().filter(|name| !installed(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }

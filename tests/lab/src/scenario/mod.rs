@@ -4,6 +4,7 @@ mod abort;
 mod afterwards;
 mod boot;
 mod confinement;
+mod package;
 mod thrice;
 pub mod update;
 
@@ -27,5 +28,12 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they are run.
-pub const ALL: &[Scenario] =
-    &[boot::SCENARIO, update::SCENARIO, thrice::SCENARIO, confinement::SCENARIO, afterwards::SCENARIO, abort::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    boot::SCENARIO,
+    package::SCENARIO,
+    update::SCENARIO,
+    thrice::SCENARIO,
+    confinement::SCENARIO,
+    afterwards::SCENARIO,
+    abort::SCENARIO,
+];
