@@ -1,8 +1,16 @@
 //! Sockets other than unix ones, from the tables in /proc/PID/net.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
-use super::{InspectError, read_text};
+use netlink_packet_core::Nla as _;
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+
+use super::{InspectError, diag, read_text};
 use crate::paths::Paths;
 
 /// Which table a socket was found in.
@@ -31,6 +39,9 @@ pub struct InetSocket {
     pub remote: SocketAddr,
     /// State number, as in the kernel's tcp_states.h.
     pub state: u8,
+    /// What the kernel does to the data on its way: `tls` (and other upper layers), `md5` (signatures). CRIU knows none
+    /// of it.
+    pub transforms: Vec<String>,
 }
 
 impl InetSocket {
@@ -53,6 +64,47 @@ impl InetSocket {
         };
         (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
     }
+}
+
+/// INET_DIAG_MD5SIG and INET_DIAG_ULP_INFO of linux/inet_diag.h; the kernel tells them to CAP_NET_ADMIN only.
+const MD5SIG: u16 = 18;
+const ULP_INFO: u16 = 19;
+
+/// [`InetSocket::transforms`] of the TCP sockets of a network namespace, by inode; those without any are left out.
+pub(super) fn transforms(netns: Option<&Path>) -> Result<BTreeMap<u64, Vec<String>>, InspectError> {
+    let request = |family, socket_id| {
+        // Without INET_DIAG_INFO the kernel leaves these attributes out too.
+        let (extensions, states) = (ExtensionFlags::INFO, StateFlags::all());
+        SockDiagMessage::InetRequest(InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id })
+    };
+    let requests = vec![request(AF_INET, SocketId::new_v4()), request(AF_INET6, SocketId::new_v6())];
+    let found = diag::ask(netns, requests, |message| match message {
+        SockDiagMessage::InetResponse(response) => {
+            let found: Vec<String> = response.nlas.iter().filter_map(transform).collect();
+            (!found.is_empty()).then_some((response.header.inode.into(), found))
+        }
+        _ => None,
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+fn transform(nla: &Nla) -> Option<String> {
+    let Nla::Other(other) = nla else { return None };
+    let mut value = vec![0; other.value_len()];
+    other.emit_value(&mut value);
+    match other.kind() & 0x3fff {
+        MD5SIG => Some("md5".into()),
+        ULP_INFO => Some(upper_layer(&value).unwrap_or_else(|| "ulp".into())),
+        _ => None,
+    }
+}
+
+/// The attribute INET_ULP_INFO_NAME (1), a string, is the first one inside; length and kind precede it.
+fn upper_layer(value: &[u8]) -> Option<String> {
+    let length = u16::from_ne_bytes(value.get(..2)?.try_into().ok()?);
+    let kind = u16::from_ne_bytes(value.get(2..4)?.try_into().ok()?);
+    let name = value.get(4..usize::from(length)).filter(|_| kind == 1)?;
+    Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_string())
 }
 
 /// All internet sockets of the network namespace of `pid`.
@@ -89,6 +141,7 @@ fn parse(text: &str, protocol: Protocol) -> impl Iterator<Item = InetSocket> {
             local: address(fields.get(1)?)?,
             remote: address(fields.get(2)?)?,
             state: u8::from_str_radix(fields.get(3)?, 16).ok()?,
+            transforms: Vec::new(),
         })
     })
 }
@@ -132,11 +185,41 @@ mod tests {
     }
 
     #[test]
+    fn upper_layers() {
+        use netlink_packet_core::DefaultNla;
+        // ss(8) of a kTLS socket shows this as "tcp-ulp-tls".
+        let mut bytes = 8_u16.to_ne_bytes().to_vec();
+        bytes.extend(1_u16.to_ne_bytes());
+        bytes.extend(b"tls\0");
+        bytes.extend([0; 12]);
+        let nla = |kind, bytes: &[u8]| transform(&Nla::Other(DefaultNla::new(kind, bytes.to_vec())));
+        assert_eq!(nla(0x8000 | ULP_INFO, &bytes).as_deref(), Some("tls"));
+        assert_eq!(nla(ULP_INFO, &bytes[..3]).as_deref(), Some("ulp"));
+        assert_eq!(nla(MD5SIG, &[]).as_deref(), Some("md5"));
+        assert_eq!(nla(16, &bytes), None);
+        assert_eq!(transform(&Nla::Mark(1)), None);
+    }
+
+    #[test]
+    fn plain_sockets_are_plain() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(transforms(None).unwrap(), BTreeMap::new());
+    }
+
+    #[test]
     #[cfg(target_endian = "little")]
     fn v6() {
         let mapped = address("0000000000000000FFFF00000A02000A:0050").unwrap();
         assert_eq!(mapped, "[::ffff:10.0.2.10]:80".parse().unwrap());
-        let socket = InetSocket { inode: 1, protocol: Protocol::Tcp, local: mapped, remote: mapped, state: 1 };
+        let socket = InetSocket {
+            inode: 1,
+            protocol: Protocol::Tcp,
+            local: mapped,
+            remote: mapped,
+            state: 1,
+            transforms: Vec::new(),
+        };
         assert_eq!(socket.bound_address(), Some("10.0.2.10".parse().unwrap()));
         assert_eq!(address("B80D01200000000000000000010000 00:0"), None);
     }

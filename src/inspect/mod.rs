@@ -4,6 +4,7 @@
 //! The data types are plain, so that the questions of [`crate::preflight`] are tested on made-up units.
 
 mod cgroup;
+mod diag;
 mod facts;
 mod fds;
 pub mod host;
@@ -145,11 +146,16 @@ fn procs(
     }
     found.unix = unix::table(None)?;
     for pid in found.one_pid_per_netns() {
-        if found.processes.iter().any(|p| p.pid == pid && p.namespaces.contains(&Namespace::Net)) {
-            found.unix.extend(unix::table(Some(&paths.at(format!("/proc/{pid}/ns/net"))))?);
+        let own = found.process(pid).is_some_and(|p| p.namespaces.contains(&Namespace::Net));
+        let netns = own.then(|| paths.at(format!("/proc/{pid}/ns/net")));
+        if own {
+            found.unix.extend(unix::table(netns.as_deref())?);
         }
-        let sockets = inet::table(paths, pid)?;
-        found.inet.extend(sockets.into_iter().filter(|s| inodes.contains(&s.inode)));
+        let mut transforms = inet::transforms(netns.as_deref())?;
+        for mut socket in inet::table(paths, pid)?.into_iter().filter(|s| inodes.contains(&s.inode)) {
+            socket.transforms = transforms.remove(&socket.inode).unwrap_or_default();
+            found.inet.push(socket);
+        }
     }
     Ok(found)
 }
@@ -178,6 +184,7 @@ mod tests {
         let process = found.process(me).unwrap();
         assert_eq!(process.ppid, nix::unistd::getppid().as_raw());
         assert!(process.threads.contains(&me));
+        assert_ne!(process.cpus[&me], "");
         assert!(process.memory.rss > 0);
 
         let fd = |n: i32| process.fds.iter().find(|f| f.fd == n).unwrap();

@@ -31,6 +31,8 @@ pub struct Process {
     pub starttime: u64,
     /// Thread ids, the process's own among them.
     pub threads: Vec<i32>,
+    /// CPUs that each of its threads may run on, such as `0-3`.
+    pub cpus: BTreeMap<i32, String>,
     /// Real user id.
     pub uid: u32,
     /// Who traces it; 0 for nobody.
@@ -68,6 +70,11 @@ impl Process {
         let tasks = std::fs::read_dir(dir.join("task")).map_err(InspectError::read(dir.join("task")))?;
         process.threads = tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse().ok()).collect();
         process.threads.sort_unstable();
+        for tid in &process.threads {
+            // A thread may have ended meanwhile.
+            let Ok(text) = read_text(&dir.join(format!("task/{tid}/status"))) else { continue };
+            process.cpus.extend(field(&text, "Cpus_allowed_list").map(|cpus| (*tid, cpus.trim().to_string())));
+        }
         if process.is_zombie() {
             return Ok(process);
         }
@@ -106,9 +113,14 @@ pub(super) fn stat(text: &str) -> Option<Process> {
     })
 }
 
+/// A line of proc_pid_status(5).
+pub(super) fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))
+}
+
 /// proc_pid_status(5).
 fn status(text: &str, process: &mut Process) -> Option<()> {
-    let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+    let field = |key| field(text, key);
     process.uid = field("Uid")?.split_ascii_whitespace().next()?.parse().ok()?;
     process.tracer = field("TracerPid")?.trim().parse().ok()?;
     process.ns_pids = field("NSpid").unwrap_or("").split_ascii_whitespace().filter_map(|p| p.parse().ok()).collect();

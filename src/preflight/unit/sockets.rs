@@ -20,6 +20,13 @@ pub fn ask(view: &View) -> Vec<Finding> {
         }
         found.push(finding);
     }
+    let changed: Vec<&str> = view.procs.inet.iter().flat_map(|s| &s.transforms).map(String::as_str).collect();
+    if !changed.is_empty() {
+        let message =
+            format!("the kernel changes the data of its TCP sockets ({}), and would not go on", names(changed));
+        let fix = "let the program do that itself; for TLS switch kTLS off (OpenSSL: Options = -KTLS)";
+        found.push(Finding::blocker("sockets.transform", message).fix(fix));
+    }
     // What CRIU says in a warning only ("Read queue is dropped"), or not at all.
     if any(&["NETLINK"]) {
         let message = "what the kernel had to tell on its netlink sockets in the meantime is lost";
@@ -100,6 +107,7 @@ mod tests {
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
             state: 1,
+            transforms: Vec::new(),
         };
         let with = |sockets: Vec<InetSocket>| {
             let mut unit = Unit::new().socket("TCP");
@@ -111,5 +119,7 @@ mod tests {
         assert!(with(vec![a(), socket(2, "127.0.0.1:4000", "127.0.0.1:80")]).is_empty(), "both ends are its own");
         assert!(with(vec![socket(1, "10.0.0.1:80", "10.0.0.2:4000")]).is_empty());
         assert_eq!(with(vec![socket(1, "10.0.0.1:80", "10.0.0.1:4000")]), ["sockets.local-peer"]);
+        let tls = InetSocket { transforms: vec!["tls".into()], ..socket(1, "10.0.0.1:443", "10.0.0.2:4000") };
+        assert_eq!(with(vec![tls]), ["sockets.transform"]);
     }
 }
