@@ -16,12 +16,23 @@ pub const FIRST_FD: RawFd = 200;
 /// Where their sources are kept meanwhile, so that no dup2 overwrites a source that is still needed.
 const FIRST_SOURCE: RawFd = 600;
 
+/// What CRIU leaves to tasks as it has it itself: CPUAffinity=, IOSchedulingClass= and -Priority= of a unit.
+#[derive(Debug)]
+struct Scheduling {
+    cpus: libc::cpu_set_t,
+    io: libc::c_int,
+}
+
+/// IOPRIO_WHO_PROCESS of ioprio_set(2).
+const ONE_PROCESS: libc::c_int = 1;
+
 /// Where a child is to live. The default is: where we do.
 #[derive(Debug, Default)]
 pub struct Place {
     cgroup: Option<File>,
     no_groups: bool,
     namespaces: Vec<File>,
+    scheduling: Option<Scheduling>,
     fds: Vec<(OwnedFd, RawFd)>,
 }
 
@@ -49,6 +60,26 @@ impl Place {
         for kind in kinds {
             self.namespaces.push(File::open(format!("/proc/{pid}/ns/{kind}"))?);
         }
+        Ok(self)
+    }
+
+    /// On the CPUs and with the I/O priority that the process `pid` has.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn scheduled_like(mut self, pid: i32) -> io::Result<Self> {
+        // SAFETY: all bits zero is a valid, empty set; the kernel fills it up to the size that it is told.
+        let (cpus, ret) = unsafe {
+            let mut cpus: libc::cpu_set_t = std::mem::zeroed();
+            let ret = libc::sched_getaffinity(pid, size_of::<libc::cpu_set_t>(), &mut cpus);
+            (cpus, ret)
+        };
+        // SAFETY: two numbers.
+        let io = unsafe { libc::syscall(libc::SYS_ioprio_get, ONE_PROCESS, pid) } as libc::c_int;
+        if ret < 0 || io < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.scheduling = Some(Scheduling { cpus, io });
         Ok(self)
     }
 
@@ -85,6 +116,12 @@ impl Place {
         if self.no_groups {
             // SAFETY: an empty list needs no memory. The raw call: libc's wrapper would synchronise threads.
             check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) } as libc::c_int)?;
+        }
+        if let Some(Scheduling { cpus, io }) = &self.scheduling {
+            // SAFETY: the set lives as long as we do, and has this size.
+            check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cpus) })?;
+            // SAFETY: three numbers.
+            check(unsafe { libc::syscall(libc::SYS_ioprio_set, ONE_PROCESS, 0, *io) } as libc::c_int)?;
         }
         for (source, number) in &self.fds {
             // SAFETY: both are numbers below the limit; the target is not in use (see FIRST_FD).

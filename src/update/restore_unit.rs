@@ -70,6 +70,8 @@ impl Placeholder {
                 .cgroup(&self.cgroup)
                 .context("its control group is gone")?
                 .without_groups()
+                .scheduled_like(self.pid)
+                .context("its placeholder is gone")?
                 .namespaces(self.pid, &record.namespaces)
                 .context("its sandbox is gone")?,
             files: files.collect::<Result<_>>()?,
