@@ -1,5 +1,6 @@
 //! Questions about the machine.
 
+mod boot;
 mod criu;
 mod kexec;
 mod packages;
@@ -24,6 +25,7 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, space: u64
     report.machine.extend(findings);
     report.machine.extend(criu::ask(paths, &running, target.as_deref()));
     report.machine.extend(kexec::ask(paths));
+    report.machine.extend(boot::ask(paths));
     report.machine.extend(space::ask(paths, settings, space));
     report.machine.extend(system::ask(paths));
     report.machine.extend(packages::ask(paths));
