@@ -70,7 +70,7 @@ struct InetEntry {
     local_port: u32,
     #[prost(uint32, tag = "8")]
     remote_port: u32,
-    /// Words of the address as they lie in memory; so are the ports' fields numbers.
+    // Addresses are 32-bit words as they lie in memory (network order); ports are plain numbers.
     #[prost(uint32, repeated, packed = "false", tag = "11")]
     local: Vec<u32>,
     #[prost(uint32, repeated, packed = "false", tag = "12")]
@@ -152,4 +152,83 @@ fn messages<M: Message + Default>(path: &Path, magic: u32, most: usize) -> Resul
         messages.push(M::decode(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?);
     }
     Ok(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::nudge::Outstanding;
+    use proptest::prelude::*;
+
+    /// What CRIU 4.1.1 wrote of a process with seven TCP sockets: three connections to itself (IPv4, IPv6, and IPv4 that an
+    /// IPv6 socket accepted, with 6 bytes unread) and one from 10.77.0.1, which had sent 5 bytes.
+    fn images() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/net/testdata")
+    }
+
+    /// The sending side of a stream, to check the receiving side of its peer against.
+    #[derive(Clone, PartialEq, Message)]
+    struct Sender {
+        #[prost(uint32, tag = "3")]
+        outq_len: u32,
+        #[prost(uint32, tag = "4")]
+        outq_seq: u32,
+    }
+
+    #[test]
+    fn a_real_dump() {
+        let found = connections(&images()).unwrap();
+        assert_eq!(found.len(), 7);
+        let outside: Vec<_> = found.iter().flat_map(Outstanding::of).collect();
+        let ends = |o: &Outstanding| (o.local.to_string(), o.remote.to_string());
+        assert_eq!(outside.iter().map(ends).collect::<Vec<_>>(), [("10.77.0.2:7000".into(), "10.77.0.1:49464".into())]);
+        assert!(found.iter().any(|d| d.local.is_ipv6()));
+        assert!(found.iter().filter(|d| d.local.port() == 7001 || d.remote.port() == 7001).any(|d| d.local.is_ipv4()));
+
+        // Both ends of the connections to itself: what one expects next is what the other has unacknowledged next.
+        let mut checked = 0;
+        for entry in messages::<FileEntry>(&images().join("files.img"), FILES_MAGIC, usize::MAX).unwrap() {
+            let Some(inet) = entry.inet.filter(|i| i.remote_port != 0) else { continue };
+            let path = images().join(format!("tcp-stream-{:x}.img", inet.inode));
+            let sender = messages::<Sender>(&path, TCP_STREAM_MAGIC, 1).unwrap().remove(0);
+            let port = |p| u16::try_from(p).unwrap();
+            let (local, remote) = (port(inet.local_port), port(inet.remote_port));
+            if let Some(peer) = found.iter().find(|d| (d.local.port(), d.remote.port()) == (remote, local)) {
+                assert_eq!(peer.rcv_nxt, sender.outq_seq.wrapping_sub(sender.outq_len));
+                assert_eq!(peer.acknowledged, peer.rcv_nxt, "nothing was delayed on loopback");
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 6);
+    }
+
+    #[test]
+    fn damage_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = dir.path().join("files.img");
+        assert!(matches!(connections(dir.path()), Err(ImageError::Io { .. })));
+        let good = std::fs::read(images().join("files.img")).unwrap();
+        std::fs::write(&files, &good).unwrap();
+        assert_eq!(connections(dir.path()).unwrap(), [], "sockets without a stream");
+        std::fs::write(&files, [&good[..4], &good[8..]].concat()).unwrap();
+        let e = connections(dir.path()).unwrap_err().to_string();
+        assert!(e.contains("files.img is damaged: its magic"), "{e}");
+        std::fs::write(&files, &good[..good.len() - 1]).unwrap();
+        assert!(matches!(connections(dir.path()), Err(ImageError::Damaged { .. })));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn never_panics(position in 0usize..2092, byte: u8) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut garbled = std::fs::read(images().join("files.img")).unwrap();
+            garbled[position] = byte;
+            std::fs::write(dir.path().join("files.img"), garbled).unwrap();
+            for entry in std::fs::read_dir(images()).unwrap().flatten().filter(|e| e.file_name() != "files.img") {
+                std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+            }
+            let _ = connections(dir.path());
+        }
+    }
 }
