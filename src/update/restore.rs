@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::meeting::{Chair, Seat};
 use super::restore_unit::Placeholder;
 use super::{Event, Lock, Record, State, UnitRecord, UnitState, now_usec};
-use crate::net;
+use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
@@ -37,7 +37,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     record.advance(Event::NewKernel, &paths.record())?;
     let systemd = Systemd::connect()?;
     start_all(&systemd, &record);
-    wait_for_addresses(&mut record, Duration::from_secs(settings.address_timeout_sec));
+    wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
     let phase = record.begin("restore");
     let deadline = Instant::now() + Duration::from_secs(settings.restore_timeout_sec);
     let resumed = restore_all(paths, &systemd, &mut record, deadline)?;
@@ -62,15 +62,24 @@ fn start_all(systemd: &Systemd, record: &Record) {
     }
 }
 
-fn wait_for_addresses(record: &mut Record, timeout: Duration) {
-    if record.addresses.is_empty() {
-        return;
-    }
-    let phase = record.begin("addresses");
+/// TCP sockets can be restored once their own address is there, and connections once their peer can be reached.
+fn wait_for_network(paths: &Paths, record: &mut Record, timeout: Duration) {
+    let phase = record.begin("network");
+    let begun = Instant::now();
     match net::addresses::wait(&record.addresses, timeout) {
         Ok(missing) if missing.is_empty() => {}
         Ok(missing) => tracing::warn!("these addresses did not come up within {timeout:?}: {missing:?}"),
         Err(e) => tracing::warn!("{e:#}"),
+    }
+    let images = paths.images(record.id.as_str());
+    let units = record.units.iter().filter(|(_, u)| u.state.may_resume() && !u.namespaces.iter().any(|n| n == "net"));
+    let connections: Vec<Connection> = units
+        .flat_map(|(name, _)| net::images::connections(&images.join(name.as_str())).unwrap_or_default())
+        .map(|c| Connection { local: c.local, remote: c.remote })
+        .collect();
+    let missing = net::addresses::wait_for_routes(&connections, timeout.saturating_sub(begun.elapsed()));
+    if !missing.is_empty() {
+        tracing::warn!("there is no route for these connections: {missing:?}");
     }
     record.end(phase);
 }
