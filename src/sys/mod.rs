@@ -5,6 +5,7 @@ pub mod kexec;
 pub mod mdwe;
 pub mod pidfd;
 pub mod spawn;
+pub mod timerfd;
 
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{ExternalFile, UnitRecord, UnitState, carry};
+use super::{ExternalFile, UnitRecord, UnitState, carry, timers};
 use crate::criu::{Dump, Externals};
 use crate::inspect::{self, UnitProcs};
 use crate::sys;
@@ -99,6 +99,7 @@ impl Plan {
             files,
             carried: Vec::new(),
             mdwe: false,
+            timers: timers::expired(&procs),
         })
     }
 

@@ -14,6 +14,7 @@ pub mod restore;
 mod restore_unit;
 pub mod settle;
 mod state;
+mod timers;
 pub mod undo;
 
 pub use history::{History, HistoryLine};
@@ -21,3 +22,4 @@ pub use id::{BadUpdateId, UpdateId};
 pub use lock::Lock;
 pub use record::{Carried, ExternalFile, Phase, Pin, Record, RecordError, TargetKernel, UnitRecord, now_usec};
 pub use state::{Event, Illegal, State, UnitState};
+pub use timers::ExpiredTimer;

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Illegal, State, UnitState, UpdateId};
+use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId};
 use crate::sys::atomic;
 use crate::unit::UnitName;
 
@@ -93,6 +93,9 @@ pub struct UnitRecord {
     /// Whether its memory map refuses write-and-execute (PR_SET_MDWE), which CRIU does not bring back.
     #[serde(default)]
     pub mdwe: bool,
+    /// Timers that have to be armed again.
+    #[serde(default)]
+    pub timers: Vec<ExpiredTimer>,
 }
 
 /// A file that CRIU is handed from outside.
@@ -275,6 +278,7 @@ mod tests {
             carried: Vec::new(),
             outdated: Vec::new(),
             mdwe: true,
+            timers: Vec::new(),
         };
         r.units.insert("a".parse().unwrap(), unit);
         r

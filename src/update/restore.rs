@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::meeting::{Chair, Seat};
 use super::restore_unit::Placeholder;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, now_usec};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, now_usec, timers};
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -138,7 +138,13 @@ fn restore_one(
         let placeholder = Placeholder::wait(systemd, name, deadline)?;
         let begun = now_usec();
         let pid = placeholder.restore(unit, images, || {
-            let go = seat.ready(());
+            let go = match timers::rearm(&unit.timers) {
+                Ok(()) => seat.ready(()),
+                Err(e) => {
+                    seat.fail(format!("{e:#}"));
+                    false
+                }
+            };
             if !go {
                 // CRIU resumes what it restored whatever it is told (its pre-resume action cannot fail).
                 placeholder.kill_others();
