@@ -7,12 +7,16 @@ mod rootfs;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{paths, sh};
+
+/// After that an image of another recipe is not worth its gigabyte.
+const UNUSED: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// A finished image in the cache.
 #[derive(Debug, Clone)]
@@ -68,10 +72,24 @@ pub fn ensure() -> Result<Image> {
         }
         built?;
         fs::rename(&unfinished, &dir).with_context(|| format!("cannot move the image to {}", dir.display()))?;
+        prune(&images)?;
     }
+    // The time of last use decides what is pruned.
+    fs::File::options().append(true).open(dir.join("image.json"))?.set_modified(SystemTime::now())?;
     let text = fs::read_to_string(dir.join("image.json")).context("cannot read the image's description")?;
     let about = serde_json::from_str(&text).context("the image's description is damaged")?;
     Ok(Image { dir, about })
+}
+
+/// Removes images of recipes that nobody has used for long.
+fn prune(images: &Path) -> Result<()> {
+    for dir in fs::read_dir(images).context("cannot list the cache")?.flatten().map(|entry| entry.path()) {
+        let used = fs::metadata(dir.join("image.json")).and_then(|about| about.modified());
+        if used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > UNUSED)) {
+            remove(&dir)?;
+        }
+    }
+    Ok(())
 }
 
 fn build(dir: &Path) -> Result<()> {
