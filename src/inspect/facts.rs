@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Fd, FdKind, Mapping, Namespace, Process, UnitProcs, UnixKind, UnixSocket};
+use super::{Fd, FdKind, Mapping, Namespace, Process, UnitProcs, UnixKind, UnixSocket, copies};
 
 /// Where systemd-journald listens for the standard output of services.
 pub const JOURNAL_STDOUT: &str = "/run/systemd/journal/stdout";
@@ -54,7 +54,7 @@ pub struct DeletedFile {
     pub mnt_id: i32,
     /// Inode.
     pub ino: u64,
-    /// The name it had, as the process saw it.
+    /// The name it had, as the process saw it; of a copy made at an earlier update, the name of what was copied.
     pub path: PathBuf,
     /// Links: 0 when it has no other name either.
     pub nlink: u64,
@@ -200,7 +200,7 @@ impl UnitProcs {
             let file = found.entry((f.mnt_id, f.ino)).or_insert_with(|| DeletedFile {
                 mnt_id: f.mnt_id,
                 ino: f.ino,
-                path: f.path().unwrap_or_else(|| "".as_ref()).into(),
+                path: copies::original(f.path().unwrap_or_else(|| "".as_ref())),
                 nlink: f.nlink,
                 size: f.size,
                 directory: matches!(f.kind, FdKind::Directory { .. }),
@@ -218,7 +218,7 @@ impl UnitProcs {
             let file = found.entry((id.mnt_id, id.ino)).or_insert_with(|| DeletedFile {
                 mnt_id: id.mnt_id,
                 ino: id.ino,
-                path: m.name.clone().into(),
+                path: copies::original(m.name.as_ref()),
                 nlink: id.nlink,
                 size: id.size,
                 directory: false,

@@ -4,6 +4,7 @@
 //! The data types are plain, so that the questions of [`crate::preflight`] are tested on made-up units.
 
 mod cgroup;
+pub mod copies;
 mod diag;
 mod facts;
 mod fds;

@@ -31,13 +31,19 @@ const DROP_IN: &str = "zz-kup-checkpoint.conf";
 /// # Errors
 /// When the update was aborted; every unit then goes on as if nothing had happened.
 pub fn run(paths: &Paths) -> Result<()> {
-    let _lock = Lock::take(&paths.lock())?;
+    let systemd = Systemd::connect()?;
+    let kexec = systemd.has_job(KEXEC)?;
+    let _lock = match Lock::take(&paths.lock()) {
+        Ok(lock) => lock,
+        // Whoever gives the update up holds the lock and stops this unit: nothing is to be done here.
+        Err(_) if !kexec => return Ok(()),
+        Err(e) => return Err(e),
+    };
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.state() != State::Armed {
         return Ok(());
     }
-    let systemd = Systemd::connect()?;
-    if !systemd.has_job(KEXEC)? {
+    if !kexec {
         undo::abort(paths, &systemd, &mut record, "it was not 'systemctl kexec' that ended the armed update")?;
         return Ok(());
     }

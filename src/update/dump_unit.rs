@@ -109,7 +109,7 @@ impl Plan {
     fn external_files(&self, procs: &UnitProcs, images: &Path) -> Result<Vec<ExternalFile>> {
         let mut files = Vec::new();
         for d in procs.deleted().into_iter().filter(|d| d.nlink == 0 && !d.directory) {
-            let copy = format!("deleted-{}", files.len());
+            let copy = inspect::copies::place(files.len(), &d.path);
             copy_file(&d.content, &images.join(&copy))
                 .with_context(|| format!("cannot copy the deleted file {}", d.path.display()))?;
             let flags = d.users.iter().map(|u| u.flags).max_by_key(|f| f & nix::libc::O_ACCMODE);
@@ -118,7 +118,7 @@ impl Plan {
                 key: d.key(),
                 path: d.path.to_string_lossy().into_owned(),
                 flags,
-                copy: Some(copy),
+                copy: Some(copy.to_string_lossy().into_owned()),
             });
         }
         for f in procs.foreign() {
@@ -158,6 +158,7 @@ fn entered(pid: i32) -> Result<Vec<String>> {
 /// Copies content, owner and mode: CRIU compares size and mode when it opens the copy for the original.
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let meta = fs::metadata(from)?;
+    fs::create_dir_all(to.parent().unwrap_or(to))?;
     fs::copy(from, to)?;
     chown(to, Some(meta.uid()), Some(meta.gid()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(meta.mode() & 0o7777))

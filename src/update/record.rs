@@ -108,7 +108,7 @@ pub struct ExternalFile {
     pub path: String,
     /// open(2) flags.
     pub flags: i32,
-    /// Name of its copy in the unit's image directory, where the original is deleted.
+    /// Path of its copy in the unit's image directory, where the original is deleted.
     pub copy: Option<String>,
 }
 
