@@ -18,15 +18,6 @@ pub fn pid1_sockets(paths: &Paths) -> Result<BTreeSet<u64>, InspectError> {
     Ok(links.filter_map(|l| l.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect())
 }
 
-/// CPUs that PID 1 may run on, such as `0-3`; what services begin with.
-///
-/// # Errors
-/// When /proc is not mounted.
-pub fn cpus(paths: &Paths) -> Result<String, InspectError> {
-    let text = read_text(&paths.at("/proc/1/status"))?;
-    Ok(process::field(&text, "Cpus_allowed_list").unwrap_or_default().trim().to_string())
-}
-
 /// The mounts that PID 1 sees.
 ///
 /// # Errors
@@ -102,7 +93,6 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", paths.at("/proc/1/fd/0")).unwrap();
         assert_eq!(pid1_sockets(&paths).unwrap(), BTreeSet::from([44]));
         fs::write(paths.at("/proc/1/status"), "Name:\tsystemd\nCpus_allowed:\t3\nCpus_allowed_list:\t0-1\n").unwrap();
-        assert_eq!(cpus(&paths).unwrap(), "0-1");
         fs::create_dir_all(paths.at("/etc/tmpfiles.d")).unwrap();
         let text = "# d /run/no\nd /run/mysqld 0755 mysql root -\nd! /var/run/x\nf /run/file\n";
         fs::write(paths.at("/etc/tmpfiles.d/a.conf"), text).unwrap();

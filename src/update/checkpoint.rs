@@ -29,7 +29,8 @@ const DROP_IN: &str = "zz-kup-checkpoint.conf";
 /// Checkpoints every unit of the armed update, or aborts it.
 ///
 /// # Errors
-/// When the update was aborted; every unit then goes on as if nothing had happened.
+/// When something of an aborted update could not be put back. That it was aborted is no error: every unit goes on as if
+/// nothing had happened, and the record says why.
 pub fn run(paths: &Paths) -> Result<()> {
     let systemd = Systemd::connect()?;
     let kexec = systemd.has_job(KEXEC)?;
@@ -53,8 +54,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     if let Err(e) = systemd.cancel_jobs() {
         tracing::error!("the shutdown cannot be called off: {e:#}");
     }
-    undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))?;
-    Err(e)
+    undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))
 }
 
 fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<()> {

@@ -99,6 +99,7 @@ impl Plan {
             files,
             carried: Vec::new(),
             mdwe: false,
+            cpus: procs.processes.iter().flat_map(|p| p.cpus.clone()).collect(),
             timers: timers::expired(&procs),
         })
     }

@@ -1,5 +1,6 @@
 //! One update: its state machine, its record on disk, and the steps that move it.
 
+mod affinity;
 pub mod arm;
 pub mod bless;
 mod carry;

@@ -93,6 +93,9 @@ pub struct UnitRecord {
     /// Whether its memory map refuses write-and-execute (PR_SET_MDWE), which CRIU does not bring back.
     #[serde(default)]
     pub mdwe: bool,
+    /// CPUs that each thread may run on, such as `0-3`.
+    #[serde(default)]
+    pub cpus: BTreeMap<i32, String>,
     /// Timers that have to be armed again.
     #[serde(default)]
     pub timers: Vec<ExpiredTimer>,
@@ -278,6 +281,7 @@ mod tests {
             carried: Vec::new(),
             outdated: Vec::new(),
             mdwe: true,
+            cpus: BTreeMap::new(),
             timers: Vec::new(),
         };
         r.units.insert("a".parse().unwrap(), unit);

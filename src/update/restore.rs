@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::meeting::{Chair, Seat};
 use super::restore_unit::Placeholder;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, now_usec, timers};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, affinity, now_usec, timers};
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -138,6 +138,7 @@ fn restore_one(
         let placeholder = Placeholder::wait(systemd, name, deadline)?;
         let begun = now_usec();
         let pid = placeholder.restore(unit, images, || {
+            affinity::restore(&unit.cpus);
             let go = match timers::rearm(&unit.timers) {
                 Ok(()) => seat.ready(()),
                 Err(e) => {

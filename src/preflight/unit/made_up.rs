@@ -37,13 +37,12 @@ impl Unit {
             comm: "daemon".into(),
             cwd: "/".into(),
             threads: vec![MAIN],
-            cpus: [(MAIN, "0-3".into())].into(),
             ns_pids: vec![MAIN],
             mounts: mounts.clone(),
             ..Process::default()
         };
         let procs = UnitProcs { processes: vec![main], ..UnitProcs::default() };
-        let host = Host { boot_threads: 90, mounts, ghost_limit: 1 << 20, cpus: "0-3".into(), ..Host::default() };
+        let host = Host { boot_threads: 90, mounts, ghost_limit: 1 << 20, ..Host::default() };
         let service = format!("LoadState=loaded\nActiveState=active\nSubState=running\nMainPID={MAIN}\n");
         Self { text: "ExecStart=/usr/bin/daemon\n".into(), service, procs, host }
     }

@@ -35,8 +35,6 @@ pub struct Host {
     pub mounts: Mounts,
     /// Directories that every boot makes.
     pub tmpfiles: BTreeSet<PathBuf>,
-    /// CPUs of PID 1.
-    pub cpus: String,
     /// Largest deleted file that is carried over, in bytes.
     pub ghost_limit: u64,
 }
@@ -52,7 +50,6 @@ impl Host {
             pid1_sockets: host::pid1_sockets(paths)?,
             mounts: host::mounts(paths)?,
             tmpfiles: host::tmpfiles(paths),
-            cpus: host::cpus(paths)?,
             ghost_limit: settings.ghost_limit_bytes().into(),
         })
     }

@@ -1,7 +1,6 @@
 //! Is it one tree below its main process, with PIDs that can be had again?
 
 use super::{Finding, View, label};
-use crate::inspect::Process;
 use crate::preflight::names;
 
 pub fn ask(view: &View) -> Vec<Finding> {
@@ -31,14 +30,6 @@ pub fn ask(view: &View) -> Vec<Finding> {
         let message = format!("{} is being traced by another process", labels(traced));
         found.push(Finding::blocker("process.traced", message).fix("end the debugger or strace"));
     }
-    // A control group's cpuset is systemd's to set again; what sched_setaffinity(2) chose, CRIU does not store.
-    let by_cgroup = !view.service("AllowedCPUs").is_empty();
-    let pinned = |p: &&Process| !by_cgroup && p.cpus.values().any(|c| *c != view.host.cpus);
-    let pinned: Vec<_> = procs.processes.iter().filter(pinned).map(|p| p.pid).collect();
-    if !pinned.is_empty() {
-        let message = format!("the choice of CPUs that {} made (CPU affinity) is not kept", labels(pinned));
-        found.push(Finding::warning("process.affinity", message));
-    }
     let below: Vec<_> = procs.processes.iter().filter(|p| !p.sub_cgroup.as_os_str().is_empty()).collect();
     if !below.is_empty() {
         let groups = names(below.iter().map(|p| p.sub_cgroup.display().to_string()));
@@ -60,6 +51,7 @@ fn low_pids(view: &View) -> Vec<i32> {
 mod tests {
     use super::super::made_up::{MAIN, Unit};
     use super::*;
+    use crate::inspect::Process;
 
     fn with(process: Process) -> Unit {
         let mut unit = Unit::new();
@@ -76,9 +68,6 @@ mod tests {
         assert!(deep.ids(ask).is_empty());
         assert_eq!(with(child(40_002, 1)).ids(ask), ["process.outside-tree"]);
         assert_eq!(with(Process { tracer: 7, ..child(40_002, MAIN) }).ids(ask), ["process.traced"]);
-        let pinned = || Process { cpus: [(40_002, "1".into())].into(), ..child(40_002, MAIN) };
-        assert_eq!(with(pinned()).ids(ask), ["process.affinity"]);
-        assert!(with(pinned()).lines("AllowedCPUs=1\n").ids(ask).is_empty());
         let sub = Process { sub_cgroup: "workers".into(), ..child(40_002, MAIN) };
         assert_eq!(with(sub).ids(ask), ["cgroup.sub"]);
     }

@@ -22,9 +22,9 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
-/// A bash that serves as a unit; on a signal it opens a packet socket, which CRIU cannot dump.
+/// On a signal it connects to the bus, and half a stream connection cannot be dumped.
 const UNIT: &str = "[Service]\nExecStart=/usr/bin/python3 -c 'import signal,socket,time\\n\
-def f(*a):\\n  global s; s=socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind((\"lo\", 3))\\n\
+def f(*a):\\n  global s; s=socket.socket(socket.AF_UNIX); s.connect(\"/run/dbus/system_bus_socket\")\\n\
 signal.signal(signal.SIGUSR1, f)\\nwhile True: time.sleep(1)'\n";
 
 fn run(ctx: &mut Ctx) -> Result<()> {

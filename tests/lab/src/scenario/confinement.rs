@@ -35,7 +35,10 @@ const ACTIVITY: [&str; 12] = [
     "State",
 ];
 /// Lines that CRIU cannot keep and that restrict nothing: the data segment's bookkeeping, and which CPUs it last ran on.
-const BOOKKEEPING: [&str; 4] = ["VmData", "VmExe", "VmLib", "Mems_allowed_list"];
+/// Room for descriptors and signals in flight are the kernel's own accounts.
+const BOOKKEEPING: [&str; 6] = ["VmData", "VmExe", "VmLib", "Mems_allowed_list", "FDSize", "SigQ"];
+/// Default limits that the kernel reckons from its own size.
+const OF_THE_KERNEL: [&str; 2] = ["LimitNPROC", "LimitSIGPENDING"];
 
 /// Properties of systemd that are about this run of the unit or this boot.
 const OF_THE_RUN: [&str; 16] = [
@@ -83,8 +86,11 @@ fn look(vm: &Vm) -> Result<BTreeMap<String, String>> {
     for unit in UNITS {
         for line in vm.ssh(&format!("systemctl show {unit}"))?.lines() {
             let Some((name, value)) = line.split_once('=') else { continue };
-            if !OF_THE_RUN.iter().any(|n| name.contains(n)) {
-                fields.insert(format!("{unit} {name}"), value.to_owned());
+            if !OF_THE_RUN.iter().chain(&OF_THE_KERNEL).any(|n| name.contains(n)) {
+                // Lists of units come in no order.
+                let mut words: Vec<&str> = value.split(' ').collect();
+                words.sort_unstable();
+                fields.insert(format!("{unit} {name}"), words.join(" "));
             }
         }
         let group = vm.ssh(&format!("systemctl show --value -p ControlGroup {unit}"))?;
@@ -106,7 +112,7 @@ fn process(vm: &Vm, unit: &str, pid: &str, fields: &mut BTreeMap<String, String>
         }
     }
     for line in vm.ssh(&format!("cat /proc/{pid}/limits"))?.lines() {
-        note(&format!("limit {}", line.get(..26).unwrap_or(line).trim()), line.get(26..).unwrap_or_default().trim());
+        note(&format!("limit {}", line.get(..26).unwrap_or(line).trim()), limit_of(line));
     }
     for file in ["oom_score_adj", "cgroup", "loginuid", "personality", "coredump_filter", "timerslack_ns"] {
         note(file, vm.ssh(&format!("cat /proc/{pid}/{file}"))?.trim());
@@ -117,10 +123,16 @@ fn process(vm: &Vm, unit: &str, pid: &str, fields: &mut BTreeMap<String, String>
                [ $(readlink /proc/PID/ns/$n) = $(readlink /proc/1/ns/$n) ] || echo $n; done";
     note("own namespaces", &vm.ssh(&own.replace("PID", pid))?);
     note("scheduling", &vm.ssh(&format!("chrt -p {pid}; ionice -p {pid}; ps -o ni= -p {pid}"))?);
-    // Mount ids, device numbers and boot-specific names of private directories aside.
+    // Credentials of other units come and go as these do. Mount ids, device numbers and boot-specific names of private directories aside.
     let mounts = format!(
-        "awk '{{ print $4, $5, $6, $(NF-2) }}' /proc/{pid}/mountinfo | sed -E 's/systemd-private-[0-9a-f]+/systemd-private-BOOT/; s/-[A-Za-z0-9]{{6}}(\\/|$| )/-RANDOM\\1/; s/[0-9]+$/N/'"
+        "awk '{{ print $4, $5, $6, $(NF-2) }}' /proc/{pid}/mountinfo | grep -v ' /run/credentials/.' | grep -v ' /run/user/' | sed -E 's/systemd-private-[0-9a-f]+/systemd-private-BOOT/; s/-[A-Za-z0-9]{{6}}(\\/|$| )/-RANDOM\\1/; s/[0-9]+$/N/'"
     );
     note("mounts", &vm.ssh(&mounts)?);
     Ok(())
+}
+
+/// A line of /proc/PID/limits without what the kernel reckons from its own size.
+fn limit_of(line: &str) -> &str {
+    let own = ["Max processes", "Max pending signals"].iter().any(|n| line.starts_with(n));
+    if own { "" } else { line.get(26..).unwrap_or_default().trim() }
 }
