@@ -35,8 +35,12 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
         let findings = match loaded {
             Ok((file, spec)) => match settled(&name) {
                 Ok(procs) => {
-                    space += image_size(&procs);
-                    unit::check(&unit::View { unit: &file, spec: &spec, procs: &procs, host: &host })
+                    let findings = unit::check(&unit::View { unit: &file, spec: &spec, procs: &procs, host: &host });
+                    // What cannot be preserved has no image, even where its restart is accepted.
+                    if !findings.iter().any(|f| f.severity == Severity::Blocker) {
+                        space += image_size(&procs);
+                    }
+                    findings
                 }
                 Err(e) => vec![Finding::blocker("unit.unreadable", format!("cannot look at its processes: {e}"))],
             },
