@@ -91,6 +91,9 @@ pub struct UnitProcs {
     pub processes: Vec<Process>,
     /// Unix sockets by inode: all of the host's network namespace and of the unit's own ones.
     pub unix: BTreeMap<u64, UnixSocket>,
+    /// Inodes of unix sockets that it holds and that belong to the host's network namespace, while it lives in one of its
+    /// own: systemd made them before it moved the unit.
+    pub from_host: BTreeSet<u64>,
     /// Internet sockets that its processes hold.
     pub inet: Vec<InetSocket>,
 }
@@ -149,7 +152,10 @@ fn procs(
         let own = found.process(pid).is_some_and(|p| p.namespaces.contains(&Namespace::Net));
         let netns = own.then(|| paths.at(format!("/proc/{pid}/ns/net")));
         if own {
-            found.unix.extend(unix::table(netns.as_deref())?);
+            let table = unix::table(netns.as_deref())?;
+            let of_host = |i: &&u64| found.unix.contains_key(*i) && !table.contains_key(*i);
+            found.from_host.extend(inodes.iter().filter(of_host));
+            found.unix.extend(table);
         }
         let mut transforms = inet::transforms(netns.as_deref())?;
         for mut socket in inet::table(paths, pid)?.into_iter().filter(|s| inodes.contains(&s.inode)) {

@@ -31,7 +31,7 @@ pub struct UnixSocket {
     pub listening: bool,
     /// Address it is bound to (or, for an accepted connection, that of its listener); `@` begins an abstract one.
     pub name: Option<String>,
-    /// Inode of the socket that it is connected to.
+    /// Inode of the socket that it is connected to; of the listener, as long as that has not accepted the connection.
     pub peer: Option<u64>,
 }
 
@@ -40,14 +40,26 @@ pub(super) fn table(netns: Option<&Path>) -> Result<BTreeMap<u64, UnixSocket>, I
     let request = UnixRequest {
         state_flags: StateFlags::from_bits_retain(u32::MAX),
         inode: 0,
-        show_flags: ShowFlags::NAME | ShowFlags::PEER,
+        show_flags: ShowFlags::NAME | ShowFlags::PEER | ShowFlags::ICONS,
         cookie: [0xff; 8],
     };
     let found = diag::ask(netns, vec![SockDiagMessage::UnixRequest(request)], |message| match message {
-        SockDiagMessage::UnixResponse(response) => one(&response),
+        SockDiagMessage::UnixResponse(response) => {
+            let waiting = response.pending_connections().unwrap_or_default().to_vec();
+            Some((one(&response)?, waiting))
+        }
         _ => None,
     })?;
-    Ok(found.into_iter().map(|s| (s.inode, s)).collect())
+    let waiting: Vec<(u64, u64)> =
+        found.iter().flat_map(|(s, clients)| clients.iter().map(|c| (u64::from(*c), s.inode))).collect();
+    let mut table: BTreeMap<u64, UnixSocket> = found.into_iter().map(|(s, _)| (s.inode, s)).collect();
+    // The other end of a connection that is not accepted yet has no inode.
+    for (client, listener) in waiting {
+        if let Some(client) = table.get_mut(&client) {
+            client.peer = Some(listener);
+        }
+    }
+    Ok(table)
 }
 
 fn one(response: &UnixResponse) -> Option<UnixSocket> {
@@ -88,6 +100,8 @@ mod tests {
         let path = dir.path().join("stdout");
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
+        let waiting = table(None).unwrap()[&inode(client.as_raw_fd())].peer;
+        assert_eq!(waiting, Some(inode(listener.as_raw_fd())), "not accepted yet");
         let (server, _) = listener.accept().unwrap();
         let table = table(None).unwrap();
         let client = &table[&inode(client.as_raw_fd())];

@@ -21,7 +21,12 @@ pub fn ask(view: &View) -> Vec<Finding> {
     }
     if !pending.is_empty() {
         let message = format!("it was started before kup adjusted it ({})", pending.join(", "));
-        found.push(Finding::blocker("unit.adjust-pending", message).fix(view.restart()));
+        // Adjustments are made for marked units only.
+        let fix = match view.spec.preserve {
+            true => view.restart(),
+            false => format!("kup preserve {} && {}", view.name(), view.restart()),
+        };
+        found.push(Finding::blocker("unit.adjust-pending", message).fix(fix));
     }
     found
 }
@@ -79,6 +84,13 @@ mod tests {
         let unit = || Unit::new().lines("KUPAdjust=private-ipc\n").map(sysv.clone());
         assert_eq!(unit().ids(ask), pending);
         assert!(unit().own(Namespace::Ipc).ids(ask).is_empty());
+    }
+
+    #[test]
+    fn the_way_out_is_whole() {
+        let fix = |lines| Unit::new().lines(lines).own(Namespace::User).ask(ask)[0].fix.clone();
+        assert_eq!(fix("PrivateUsers=yes\n[X-KUP]\nKUPPreserve=yes\n"), "systemctl restart a.service");
+        assert_eq!(fix("PrivateUsers=yes\n"), "kup preserve a.service && systemctl restart a.service");
     }
 
     #[test]

@@ -14,7 +14,9 @@ pub fn ask(view: &View) -> Vec<Finding> {
         let fix = format!("if they are leftovers: {}", view.restart());
         found.push(Finding::blocker("process.outside-tree", message).fix(fix));
     }
-    if let Some(main) = procs.main().filter(|m| m.sid != m.pid) {
+    // PrivatePIDs= has its own answer: there systemd leads the session from outside the namespace.
+    let private_pids = super::adjust::is_on(view.service("PrivatePIDs"));
+    if let Some(main) = procs.main().filter(|m| m.sid != m.pid && !private_pids) {
         let message = format!("its main process {} is not the leader of its session", label(main));
         let fix = "run the program in the foreground with Type=exec or Type=notify: systemd makes it one";
         found.push(Finding::blocker("process.not-session-leader", message).fix(fix));

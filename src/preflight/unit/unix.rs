@@ -26,6 +26,18 @@ pub fn ask(view: &View) -> Vec<Finding> {
         }
     }
     let mut found = Vec::new();
+    if !view.procs.from_host.is_empty() {
+        let apart = view.procs.from_host.iter().filter_map(|i| view.procs.unix.get(i));
+        let apart =
+            names(apart.map(|s| view.procs.peer_name(s).map_or_else(|| name(s), |p| format!("its end of {p}"))));
+        let message = format!(
+            "{apart} belongs to the machine's network namespace, and CRIU, which works inside the unit's own one, cannot \
+             find it there"
+        );
+        let fix = "set StandardOutput= and StandardError= to a file (append:PATH), or RestrictAddressFamilies=AF_UNIX in \
+                   the place of PrivateNetwork=yes, and restart it";
+        found.push(Finding::blocker("sockets.network-namespace", message).fix(fix));
+    }
     if !bus.is_empty() {
         let message = format!("it is connected to D-Bus ({}), which would not know it again", names(bus));
         found.push(Finding::blocker("sockets.dbus", message));
@@ -77,6 +89,16 @@ mod tests {
         ] {
             assert_eq!(Unit::new().unix(kind, peer).ids(ask), want, "{kind:?} {peer:?}");
         }
+    }
+
+    #[test]
+    fn the_journal_from_a_private_network() {
+        let mut unit = Unit::new().unix(UnixKind::Stream, Some(JOURNAL_STDOUT)).own(crate::inspect::Namespace::Net);
+        assert!(unit.procs.from_host.insert(1000));
+        let found = unit.ask(ask);
+        assert_eq!(found[0].id, "sockets.network-namespace");
+        assert!(found[0].message.contains(JOURNAL_STDOUT), "{}", found[0].message);
+        assert_eq!(found.len(), 1);
     }
 
     #[test]
