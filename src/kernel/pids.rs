@@ -4,8 +4,12 @@
 pub const PID_MAX: u32 = 4_194_304;
 /// After a round the kernel goes on here (RESERVED_PIDS, kernel/pid.c).
 const FIRST: u32 = 300;
-/// Up to here the floor is simply the highest PID in use; above it the room up to [`PID_MAX`] gets short.
+/// Up to here the floor is simply a bit above the highest PID in use; beyond it the room up to [`PID_MAX`] gets short.
 const HIGH: u32 = 3_000_000;
+
+/// So many processes and threads may begin between arming, when the target's command line is fixed, and the checkpoint:
+/// servers that fork, and everything that runs while an administrator waits with `systemctl kexec`.
+const ROOM: u32 = 1 << 16;
 
 /// N for `kernel.ns_last_pid`: the new kernel hands out N+1, N+2, … in a circle and meets none of `used` (PIDs, thread,
 /// group and session ids) for as long as possible: more than a million PIDs where none is above 3,000,000, else the
@@ -21,7 +25,7 @@ pub fn pid_floor(used: &[i32]) -> u32 {
             let between = used.windows(2).map(|w| (w[0], w[1] - w[0]));
             between.fold(around, |best, gap| if gap.1 > best.1 { gap } else { best }).0
         }
-        (_, Some(last)) => *last,
+        (_, Some(last)) => *last + ROOM,
         _ => FIRST,
     }
 }
@@ -46,8 +50,8 @@ mod tests {
         for (used, want) in [
             (&[][..], 300),
             (&[-1, 0, 1, 17], 300),
-            (&[812, 40_112, 813], 40_112),
-            (&[3_000_000], 3_000_000),
+            (&[812, 40_112, 813], 40_112 + ROOM),
+            (&[3_000_000], 3_000_000 + ROOM),
             (&[3_500_000], 3_500_000),
             (&[500, 100_000, 4_194_303], 100_000),
             (&[4_194_303], 4_194_303),
@@ -67,7 +71,7 @@ mod tests {
             let set: BTreeSet<u32> = used.iter().map(|p| *p as u32).collect();
             prop_assert_eq!(allocations(floor, &set, 100_000), 100_000);
             if let Some(last) = set.last().filter(|l| **l <= HIGH) {
-                prop_assert!(floor >= *last);
+                prop_assert!(floor >= *last + ROOM);
             }
         }
     }
