@@ -5,7 +5,10 @@ mod afterwards;
 mod boot;
 mod confinement;
 mod package;
+mod refuse;
+mod restore_failure;
 mod thrice;
+mod units;
 pub mod update;
 
 use anyhow::Result;
@@ -36,4 +39,7 @@ pub const ALL: &[Scenario] = &[
     confinement::SCENARIO,
     afterwards::SCENARIO,
     abort::SCENARIO,
+    units::SCENARIO,
+    refuse::SCENARIO,
+    restore_failure::SCENARIO,
 ];
