@@ -71,7 +71,9 @@ pub fn mark(vm: &Vm) -> Result<()> {
     vm.ssh("sed -i 's/^-m .*/-m 512/' /etc/memcached.conf")?;
     vm.put_bytes(b"limit_rate 64k;\n", "/etc/nginx/conf.d/slow.conf")?;
     vm.ssh(&format!("head -c {DOWNLOAD} /dev/urandom > /var/www/html/large; chmod 644 /var/www/html/large"))?;
-    vm.ssh(&format!("kup preserve {0} && systemctl restart {0}", UNITS.join(" "))).map(drop)
+    vm.ssh(&format!("kup preserve {0} && systemctl restart {0}", UNITS.join(" ")))?;
+    // memcached is a Type=simple service: systemd does not wait until it listens.
+    vm.ssh("until [ -n \"$(ss -Hltn sport = :11211)\" ]; do sleep 0.1; done").map(drop)
 }
 
 /// Installs (or installs again) a package of kup.
