@@ -74,11 +74,11 @@ impl Ctx {
         self.figures.push(Figure { name: name.into(), value, unit: unit.into() });
     }
 
-    /// Installs the new kernel from the machine's own repository, as an administrator would.
-    pub fn install_new_kernel(&mut self) -> Result<()> {
+    /// Installs the new kernel from the machine's own repository, as an administrator would; gives apt's words.
+    pub fn install_new_kernel(&mut self) -> Result<String> {
         let new = self.about().new_kernel.clone();
         self.step(&format!("installing {new}"));
-        crate::ready::install_kernel(&self.vm).map(drop)
+        crate::ready::install_kernel(&self.vm)
     }
 
     /// Fails unless this kernel runs.

@@ -2,14 +2,17 @@
 
 mod abort;
 mod afterwards;
+mod automatic;
 mod boot;
 mod confinement;
+mod dbus;
 mod package;
 mod refuse;
 mod restore_failure;
 mod thrice;
 mod units;
 pub mod update;
+mod with_libc;
 
 use anyhow::Result;
 
@@ -42,4 +45,7 @@ pub const ALL: &[Scenario] = &[
     units::SCENARIO,
     refuse::SCENARIO,
     restore_failure::SCENARIO,
+    dbus::SCENARIO,
+    automatic::SCENARIO,
+    with_libc::SCENARIO,
 ];

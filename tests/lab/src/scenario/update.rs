@@ -27,7 +27,8 @@ const KEYS: Keys = Keys { count: 16 << 10, size: 8 << 10 };
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     let services = start_services(ctx, KEYS)?;
-    ctx.install_new_kernel()?;
+    let apt = ctx.install_new_kernel()?;
+    expect_hint(ctx, &apt)?;
     let before = observe(ctx)?;
     let clients = Clients::start(ctx, KEYS)?;
     let record = guest::update(ctx, "")?;
@@ -40,6 +41,16 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         ctx.figure(&name, took, "s");
     }
     verify(ctx, KEYS)
+}
+
+/// In manual mode, apt's last line says what to run.
+fn expect_hint(ctx: &Ctx, apt: &str) -> Result<()> {
+    let (new, count) = (&ctx.about().new_kernel, UNITS.len());
+    let hint =
+        format!("kup: kernel {new} is staged; 'kup update' switches to it and keeps {count} marked services running");
+    let last = apt.trim_end().lines().next_back().unwrap_or_default();
+    ensure!(last == hint, "apt's last line is {last:?}, not {hint:?}");
+    Ok(())
 }
 
 /// Marks and fills the services; gives what systemd says of them.
