@@ -123,9 +123,9 @@ fn process(vm: &Vm, unit: &str, pid: &str, fields: &mut BTreeMap<String, String>
                [ $(readlink /proc/PID/ns/$n) = $(readlink /proc/1/ns/$n) ] || echo $n; done";
     note("own namespaces", &vm.ssh(&own.replace("PID", pid))?);
     note("scheduling", &vm.ssh(&format!("chrt -p {pid}; ionice -p {pid}; ps -o ni= -p {pid}"))?);
-    // Credentials of other units come and go as these do. Mount ids, device numbers and boot-specific names of private directories aside.
+    // Sorted: the host's own mounts come in no order at boot. Credentials of other units come and go as these do. Mount ids, device numbers and boot-specific names of private directories aside.
     let mounts = format!(
-        "awk '{{ print $4, $5, $6, $(NF-2) }}' /proc/{pid}/mountinfo | grep -v ' /run/credentials/.' | grep -v ' /run/user/' | sed -E 's/systemd-private-[0-9a-f]+/systemd-private-BOOT/; s/-[A-Za-z0-9]{{6}}(\\/|$| )/-RANDOM\\1/; s/[0-9]+$/N/'"
+        "awk '{{ print $4, $5, $6, $(NF-2) }}' /proc/{pid}/mountinfo | grep -v ' /run/credentials/.' | grep -v ' /run/user/' | sed -E 's/systemd-private-[0-9a-f]+/systemd-private-BOOT/; s/-[A-Za-z0-9]{{6}}(\\/|$| )/-RANDOM\\1/; s/[0-9]+$/N/' | sort"
     );
     note("mounts", &vm.ssh(&mounts)?);
     Ok(())
