@@ -32,7 +32,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.put_bytes(UNIT.as_bytes(), "/etc/systemd/system/turncoat.service")?;
     ctx.vm.ssh("systemctl daemon-reload && systemctl start turncoat && kup preserve turncoat && sleep 1")?;
     let clients = Clients::connect(ctx, KEYS)?;
-    let default = "grep -h '^set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d";
+    let default = "grep -h 'set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d";
     let (boot, before) = (ctx.vm.boot_id()?, ctx.vm.ssh(default)?);
     ctx.step("kup update --stage-only, then the unit changes its mind");
     ctx.vm.ssh("kup update --yes --stage-only")?;
