@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
+use crate::unit::Fallback;
 
 /// Who starts an update.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,11 @@ pub struct Settings {
     pub ghost_limit_mib: u32,
     /// `MaxImageMiB`: what all images together may take on disk, in MiB. No limit but the free space by default.
     pub max_image_mib: Option<u64>,
+    /// `Fallback`: what units fall back on that do not say it themselves (`KUPFallback=`). Default `"disk"`.
+    pub fallback: Fallback,
+    /// `BootTimeoutSec`: how long the new boot may take from its first unit to the end of the assessment before kup goes
+    /// back, in seconds. Default 240.
+    pub boot_timeout_sec: u64,
     /// `KernelArguments`: words that are added to the target kernel's command line, separated by spaces. Default `""`.
     pub kernel_arguments: String,
 }
@@ -63,6 +69,8 @@ impl Default for Settings {
             lock_timeout_sec: 600,
             ghost_limit_mib: 512,
             max_image_mib: None,
+            fallback: Fallback::Disk,
+            boot_timeout_sec: 240,
             kernel_arguments: String::new(),
         }
     }
@@ -112,6 +120,8 @@ struct Fragment {
     ghost_limit_mib: Option<u32>,
     #[serde(rename = "MaxImageMiB")]
     max_image_mib: Option<u64>,
+    fallback: Option<Fallback>,
+    boot_timeout_sec: Option<u64>,
     kernel_arguments: Option<String>,
 }
 
@@ -152,6 +162,8 @@ impl Settings {
         set(&mut self.lock_timeout_sec, from.lock_timeout_sec);
         set(&mut self.ghost_limit_mib, from.ghost_limit_mib);
         set(&mut self.max_image_mib, from.max_image_mib.map(Some));
+        set(&mut self.fallback, from.fallback);
+        set(&mut self.boot_timeout_sec, from.boot_timeout_sec);
         set(&mut self.kernel_arguments, from.kernel_arguments);
     }
 }
@@ -166,6 +178,7 @@ impl Fragment {
             ("AddressTimeoutSec", fragment.address_timeout_sec),
             ("HealthTimeoutSec", fragment.health_timeout_sec),
             ("LockTimeoutSec", fragment.lock_timeout_sec),
+            ("BootTimeoutSec", fragment.boot_timeout_sec),
         ];
         // A day: longer waits are a unit of measurement that was mistaken.
         if let Some((key, _)) = timeouts.iter().find(|(_, sec)| sec.is_some_and(|s| s > 86400)) {
@@ -173,6 +186,9 @@ impl Fragment {
         }
         if let Some(("RestoreTimeoutSec", Some(0))) = timeouts.first() {
             return bad("RestoreTimeoutSec", "must not be 0: nothing would be restored");
+        }
+        if fragment.boot_timeout_sec == Some(0) {
+            return bad("BootTimeoutSec", "must not be 0: no new kernel would be kept");
         }
         // CRIU takes the limit as 32 bits of bytes.
         if fragment.ghost_limit_mib.is_some_and(|mib| mib > 4095) {
@@ -224,7 +240,7 @@ mod tests {
             ("/etc/kup/kup.toml.d/20.toml", "AddressTimeoutSec = 20\n"),
             ("/etc/kup/kup.toml.d/10.toml", "AddressTimeoutSec = 10\nKernelArguments = \"quiet panic=5\"\n"),
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
-            ("/run/kup/kup.toml", "RestoreTimeoutSec = 7\n"),
+            ("/run/kup/kup.toml", "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\n"),
         ]);
         let want = Settings {
             mode: Mode::Automatic,
@@ -235,6 +251,8 @@ mod tests {
             ghost_limit_mib: 4095,
             max_image_mib: Some(64),
             kernel_arguments: "quiet panic=5".into(),
+            fallback: Fallback::None,
+            boot_timeout_sec: 9,
         };
         assert_eq!(want.ghost_limit_bytes(), 4095 << 20);
         assert_eq!(settings, Ok(want));
@@ -250,6 +268,8 @@ mod tests {
             ("LockTimeoutSec = 86401", "LockTimeoutSec"),
             ("RestoreTimeoutSec = 0", "RestoreTimeoutSec"),
             ("GhostLimitMiB = 4096", "GhostLimitMiB"),
+            ("BootTimeoutSec = 0", "BootTimeoutSec"),
+            ("Fallback = \"ram\"", "ram"),
             ("KernelArguments = \"a\\nb\"", "KernelArguments"),
             ("Mode = ", "Mode"),
         ] {

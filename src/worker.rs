@@ -16,7 +16,7 @@ use crate::paths::Paths;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::update::checkpoint::NETLOCK;
-use crate::update::{Lock, Record, State, arm, undo};
+use crate::update::{Lock, Record, State, ThisBoot, arm, undo};
 use crate::{kernel, preflight, sys};
 
 /// Locks of dpkg and apt; held with fcntl(2) while packages are being changed.
@@ -102,25 +102,31 @@ fn is_locked(path: &Path) -> bool {
 /// # Errors
 /// When the rules cannot be set; TCP connections are lost then.
 pub fn netlock(paths: &Paths) -> Result<()> {
-    let Some(record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Switching) else { return Ok(()) };
+    let Some(record) = Record::load(&paths.record())? else { return Ok(()) };
+    if !matches!(ThisBoot::look(paths, &record)?, ThisBoot::Restore | ThisBoot::FallBack) {
+        return Ok(());
+    }
     let path = paths.images(record.id.as_str()).join(NETLOCK);
     let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
     lock::lock(&spec)
 }
 
-/// Raises the next PID, on a boot that restores nothing.
+/// Raises the next PID, on a boot whose kernel was not told to: an ordinary one, and one that falls back.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn pid_floor() -> Result<()> {
+pub fn pid_floor(paths: &Paths) -> Result<()> {
     const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
     const PID_MAX: &str = "/proc/sys/kernel/pid_max";
     let number = |path: &str| -> Result<u32> { Ok(fs::read_to_string(path)?.trim().parse()?) };
     if number(PID_MAX)? < kernel::PID_MAX {
         fs::write(PID_MAX, kernel::PID_MAX.to_string())?;
     }
-    if number(LAST_PID)? < FIRST_SERVICE_PID {
-        fs::write(LAST_PID, FIRST_SERVICE_PID.to_string())?;
+    let record = Record::load(&paths.record()).ok().flatten();
+    let falls_back = record.filter(|r| ThisBoot::look(paths, r).is_ok_and(|boot| boot == ThisBoot::FallBack));
+    let floor = falls_back.map_or(FIRST_SERVICE_PID, |r| r.pid_floor);
+    if number(LAST_PID)? < floor {
+        fs::write(LAST_PID, floor.to_string())?;
     }
     Ok(())
 }

@@ -34,6 +34,7 @@ pub(super) fn ended(update: &Update) -> Exit {
         "aborted" => Exit::Aborted,
         "failed" => Exit::Failed,
         _ if update.has_cold_units() => Exit::Failed,
+        "fell-back" => Exit::FellBack,
         _ => Exit::Ok,
     }
 }

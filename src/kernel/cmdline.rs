@@ -20,27 +20,57 @@ pub struct TooLong {
     pub length: usize,
 }
 
-/// Command line for `image`, the kernel that update `id` goes to, made from the `running` one (content of /proc/cmdline).
+/// Where a kexec leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To the target of an update, which learns from the line that it is the one (`kup.txn=`).
+    There,
+    /// Back to where an update came from (`kup.back=`): the old kernel finds the record by itself, as after a reset.
+    Back,
+}
+
+/// The words that an update adds.
+#[derive(Debug, Clone, Copy)]
+pub struct Ours<'a> {
+    /// Where it leads.
+    pub direction: Direction,
+    /// The update.
+    pub id: &'a UpdateId,
+    /// See [`super::pid_floor`].
+    pub pid_floor: u32,
+    /// What the administrator and the trial of a new kernel add.
+    pub extra: &'a [&'a str],
+}
+
+/// The last of the words that an update adds: they are taken away as a whole by the next one.
+const END: &str = "kup.end";
+
+/// Command line for `image`, made from the `running` one (content of /proc/cmdline).
 ///
-/// What the boot loader and an earlier update put there is left out, so that the line does not grow from update to update. `pid_floor` (see [`super::pid_floor`]) becomes
-/// `sysctl.kernel.ns_last_pid`, behind `pid_max`, since a value above the default `pid_max` would be refused. Our words
-/// stand before a `--`, because what follows it is init's.
+/// What the boot loader and an earlier update put there is left out, so that the line does not grow from update to update.
+/// `pid_floor` becomes `sysctl.kernel.ns_last_pid`, behind `pid_max`, since a value above the default `pid_max` would be
+/// refused. Our words stand before a `--`, because what follows it is init's.
 ///
 /// # Errors
 /// [`TooLong`].
-pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra: &[&str]) -> Result<String, TooLong> {
+pub fn make(running: &str, image: &Path, ours: &Ours) -> Result<String, TooLong> {
     let words = split(running);
     let boot_image = boot_image(&words, image);
+    let begin = match ours.direction {
+        Direction::There => format!("kup.txn={}", ours.id),
+        Direction::Back => format!("kup.back={}", ours.id),
+    };
     let (pid_max, floor) =
-        (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={pid_floor}"));
-    let transaction = format!("kup.txn={id}");
+        (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={}", ours.pid_floor));
 
-    let kept: Vec<&str> = words.into_iter().filter(|w| !is_replaced(w) && !extra.contains(w)).collect();
+    let kept: Vec<&str> =
+        without_ours(words).into_iter().filter(|w| !is_replaced(w) && !ours.extra.contains(w)).collect();
     let init = kept.iter().position(|w| *w == "--").unwrap_or(kept.len());
     let mut line = vec![boot_image.as_str()];
     line.extend(&kept[..init]);
-    line.extend([transaction.as_str(), &pid_max, &floor]);
-    line.extend(extra);
+    line.extend([begin.as_str(), &pid_max, &floor]);
+    line.extend(ours.extra);
+    line.push(END);
     line.extend(&kept[init..]);
 
     let line = line.join(" ");
@@ -50,6 +80,16 @@ pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra:
 /// The value of `kup.txn=`, where the running kernel was started by an update.
 pub fn transaction(running: &str) -> Option<UpdateId> {
     split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix("kup.txn=")?.parse().ok())
+}
+
+/// Leaves out what an update has added.
+fn without_ours(words: Vec<&str>) -> Vec<&str> {
+    let begin = words.iter().position(|w| w.starts_with("kup.txn=") || w.starts_with("kup.back="));
+    let end = words.iter().position(|w| *w == END);
+    match (begin, end) {
+        (Some(begin), Some(end)) if begin < end => [&words[..begin], &words[end + 1..]].concat(),
+        _ => words,
+    }
 }
 
 /// Whether the target gets its own word for `word`.
@@ -84,12 +124,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn make(running: &str) -> String {
-        let image = Path::new("/boot/vmlinuz-6.12.107+deb13-cloud-amd64");
-        target(running, image, &"5a".parse().unwrap(), 70_001, &["panic=10"]).unwrap()
+    fn make_with(running: &str, image: &Path, extra: &[&str]) -> Result<String, TooLong> {
+        let id = "5a".parse().unwrap();
+        super::make(running, image, &Ours { direction: Direction::There, id: &id, pid_floor: 70_001, extra })
     }
 
-    const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10";
+    fn make(running: &str) -> String {
+        let image = Path::new("/boot/vmlinuz-6.12.107+deb13-cloud-amd64");
+        make_with(running, image, &["panic=10"]).unwrap()
+    }
+
+    const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10 kup.end";
 
     #[test]
     fn made_from_the_running_one() {
@@ -110,10 +155,9 @@ mod tests {
     #[test]
     fn too_long_is_an_error() {
         let image = Path::new("/boot/vmlinuz-1");
-        let id = "5a".parse().unwrap();
-        let fits = MAX - target("", image, &id, 300, &[]).unwrap().len() - 1;
-        assert_eq!(target(&"x".repeat(fits), image, &id, 300, &[]).unwrap().len(), MAX);
-        assert_eq!(target(&"x".repeat(fits + 1), image, &id, 300, &[]), Err(TooLong { length: MAX + 1 }));
+        let fits = MAX - make_with("", image, &[]).unwrap().len() - 1;
+        assert_eq!(make_with(&"x".repeat(fits), image, &[]).unwrap().len(), MAX);
+        assert_eq!(make_with(&"x".repeat(fits + 1), image, &[]), Err(TooLong { length: MAX + 1 }));
     }
 
     #[test]
@@ -122,6 +166,20 @@ mod tests {
         for none in ["ro", "kup.txn=", "kup.txn=X", "-- kup.txn=5a", r#"a="b kup.txn=5a""#] {
             assert_eq!(transaction(none), None, "{none}");
         }
+    }
+
+    /// What was on trial with one kernel is not carried on to the next.
+    #[test]
+    fn the_words_of_an_update_go_with_it() {
+        let image = Path::new("/boot/vmlinuz-1");
+        let first = make_with("ro -- x", image, &["panic=10", "modprobe.blacklist=i6300esb"]).unwrap();
+        assert!(first.contains("blacklist"));
+        let id = "5b".parse().unwrap();
+        let back = Ours { direction: Direction::Back, id: &id, pid_floor: 400, extra: &[] };
+        let back = super::make(&first, image, &back).unwrap();
+        let ours = "kup.back=5b sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=400 kup.end";
+        assert_eq!(back, format!("BOOT_IMAGE=/boot/vmlinuz-1 ro {ours} -- x"));
+        assert_eq!(transaction(&back), None);
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! The edge to the kernel: the only room with `unsafe`.
 
 pub mod atomic;
+pub mod freezer;
 pub mod kexec;
 pub mod mdwe;
 pub mod pidfd;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId};
 use crate::sys::atomic;
-use crate::unit::UnitName;
+use crate::unit::{Fallback, UnitName};
 
 /// The format that this version writes; others are refused, not guessed at.
 const VERSION: u32 = 1;
@@ -34,6 +34,15 @@ pub struct Record {
     pub target: TargetKernel,
     /// The administrator keeps `systemctl kexec` for themselves.
     pub stage_only: bool,
+    /// The update that this one takes back: it goes to the kernel from which that one came.
+    #[serde(default)]
+    pub reverses: Option<UpdateId>,
+    /// Whether its images are gone.
+    #[serde(default)]
+    pub wiped: bool,
+    /// Boot id of the boot in which units are restored, once there is one.
+    #[serde(default)]
+    pub restore_boot: Option<String>,
     /// No process of the new boot may get a PID at or below it.
     pub pid_floor: u32,
     /// How the boot loader was pinned, so that it can be unpinned.
@@ -80,6 +89,9 @@ pub struct UnitRecord {
     pub main_pid: i32,
     /// Every process of it when it was frozen.
     pub pids: Vec<i32>,
+    /// Its control group in the boot in which it was frozen, below /sys/fs/cgroup.
+    #[serde(default)]
+    pub cgroup: String,
     /// The kinds of namespace that are its own (`mnt`, `net`, …): CRIU runs inside them.
     pub namespaces: Vec<String>,
     /// Files that are open but not reachable from inside its sandbox.
@@ -99,6 +111,12 @@ pub struct UnitRecord {
     /// Timers that have to be armed again.
     #[serde(default)]
     pub timers: Vec<ExpiredTimer>,
+    /// Digest of the manifest that lies beside the image; an image that does not match it is not restored.
+    #[serde(default)]
+    pub manifest: Option<String>,
+    /// What the unit falls back on when the new kernel does not bring it back.
+    #[serde(default)]
+    pub fallback: Fallback,
 }
 
 /// A file that CRIU is handed from outside.
@@ -186,6 +204,9 @@ impl Record {
             source_boot,
             target,
             stage_only: false,
+            reverses: None,
+            wiped: false,
+            restore_boot: None,
             pid_floor: 0,
             pin: None,
             addresses: Vec::new(),
@@ -275,6 +296,7 @@ mod tests {
             state: UnitState::Cold { reason: "its image is damaged".into() },
             main_pid: 7,
             pids: vec![7],
+            cgroup: "/system.slice/a.service".into(),
             namespaces: vec!["mnt".into()],
             files: Vec::new(),
             streams: vec![1],
@@ -283,6 +305,8 @@ mod tests {
             mdwe: true,
             cpus: BTreeMap::new(),
             timers: Vec::new(),
+            manifest: Some("5a".into()),
+            fallback: Fallback::None,
         };
         r.units.insert("a".parse().unwrap(), unit);
         r
