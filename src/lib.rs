@@ -30,4 +30,5 @@ pub mod sys;
 pub mod systemd;
 pub mod unit;
 pub mod update;
+pub mod watchdog;
 pub mod worker;

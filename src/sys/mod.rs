@@ -7,6 +7,7 @@ pub mod mdwe;
 pub mod pidfd;
 pub mod spawn;
 pub mod timerfd;
+pub mod watchdog;
 
 use std::fs::File;
 use std::os::fd::AsFd;
