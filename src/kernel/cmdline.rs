@@ -82,6 +82,11 @@ pub fn transaction(running: &str) -> Option<UpdateId> {
     split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix("kup.txn=")?.parse().ok())
 }
 
+/// The words of the `running` command line, without those that an update has added.
+pub fn own(running: &str) -> Vec<&str> {
+    without_ours(split(running))
+}
+
 /// Leaves out what an update has added.
 fn without_ours(words: Vec<&str>) -> Vec<&str> {
     let begin = words.iter().position(|w| w.starts_with("kup.txn=") || w.starts_with("kup.back="));

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::bless;
 use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
-use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId};
+use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use crate::config::Settings;
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::paths::Paths;
@@ -132,8 +132,11 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     record.pin = Some(loader.pin(old).with_context(|| format!("the boot loader cannot be pinned to kernel {old}"))?);
     record.pid_floor = kernel::pid_floor(&pids_in_use()?);
     record.save(&paths.record())?;
-    let extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
     let running = fs::read_to_string(paths.cmdline())?;
+    let mut extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
+    let given = [kernel::cmdline::own(&running), extra.clone()].concat();
+    let trial = trial::prepare(paths, systemd, settings, record, &given)?;
+    extra.extend(trial.iter().map(String::as_str));
     let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
     kernel::kexec::load(paths, &record.target, &cmdline)?;

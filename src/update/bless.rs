@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, undo};
+use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, trial, undo};
 use crate::config::Settings;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -56,6 +56,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             Event::Fail
         }
     };
+    trial::end(paths, &Systemd::connect()?, &record);
     record.advance(event, &paths.record())?;
     finish(paths, &mut record)?;
     blessed

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::lock::{self, Connection, LockSpec};
@@ -95,7 +95,9 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
             .collect();
         let verdict = all_ready(&chair, record).and_then(|()| commit(paths, record, &images, phase));
         let go = verdict.is_ok();
-        if !go {
+        if go {
+            trial::begin(paths, systemd, record);
+        } else {
             void_all(paths, record);
         }
         chair.decide(|_| go);

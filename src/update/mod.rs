@@ -21,6 +21,7 @@ pub mod settle;
 mod state;
 mod this_boot;
 mod timers;
+mod trial;
 pub mod undo;
 
 pub use history::{History, HistoryLine};

@@ -10,8 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId};
+use crate::kernel::panic::PanicSettings;
 use crate::sys::atomic;
 use crate::unit::{Fallback, UnitName};
+use crate::watchdog::Deadman;
 
 /// The format that this version writes; others are refused, not guessed at.
 const VERSION: u32 = 1;
@@ -37,6 +39,12 @@ pub struct Record {
     /// The update that this one takes back: it goes to the kernel from which that one came.
     #[serde(default)]
     pub reverses: Option<UpdateId>,
+    /// The watchdog that ends a hang of the new kernel, where there is one.
+    #[serde(default)]
+    pub deadman: Option<Deadman>,
+    /// What a panic does under the old kernel.
+    #[serde(default)]
+    pub panic: Option<PanicSettings>,
     /// Whether its images are gone.
     #[serde(default)]
     pub wiped: bool,
@@ -205,6 +213,8 @@ impl Record {
             target,
             stage_only: false,
             reverses: None,
+            deadman: None,
+            panic: None,
             wiped: false,
             restore_boot: None,
             pid_floor: 0,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::checkpoint::{KEXEC, kill_all};
-use super::{Lock, Record, State, undo};
+use super::{Lock, Record, State, trial, undo};
 use crate::kernel;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -19,6 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When something of it could not be put back.
 pub fn run(paths: &Paths) -> Result<()> {
+    // As systemd.exec(5) tells of the commands before: the ordinary case is on the way to the switch, and waits for nothing.
+    if std::env::var("SERVICE_RESULT").is_ok_and(|result| result == "success") {
+        return Ok(());
+    }
     let _lock = Lock::wait(&paths.lock(), PATIENCE)?;
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.source_boot != kernel::boot_id(paths)? {
@@ -27,7 +31,10 @@ pub fn run(paths: &Paths) -> Result<()> {
     let systemd = Systemd::connect()?;
     let kexec = systemd.has_job(KEXEC)?;
     match record.state() {
-        State::Switching => kill_all(&record),
+        State::Switching => {
+            trial::begin(paths, &systemd, &record);
+            kill_all(&record)
+        }
         State::Checkpointing => give_up(paths, &systemd, &mut record, "the checkpoint died before it was complete"),
         State::Armed if kexec => give_up(paths, &systemd, &mut record, "the checkpoint did not begin"),
         // Whoever gave the update up unloaded the kernel, and a kexec without one is a reboot.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
-use super::{Event, Lock, Record, State, ThisBoot, UnitState, bless, manifest};
+use super::{Event, Lock, Record, State, ThisBoot, UnitState, bless, manifest, trial};
 use crate::config::Settings;
 use crate::kernel;
 use crate::net::{self, lock::Connection};
@@ -68,7 +68,11 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
     record.end(phase);
     record.advance(Event::Restored, &paths.record())?;
     settle_units(systemd, &record)?;
-    if back { bless::finish(paths, &mut record) } else { Ok(()) }
+    if !back {
+        return Ok(());
+    }
+    trial::end(paths, systemd, &record);
+    bless::finish(paths, &mut record)
 }
 
 /// Writes down that units are being restored in this boot.

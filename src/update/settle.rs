@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, restore, undo};
+use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, restore, trial, undo};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::{boot, net};
@@ -62,6 +62,9 @@ fn end(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> R
         // Nothing was committed: the units' memory was lost with the machine, not by the update.
         let pin = record.pin.clone().unwrap_or_else(undo::unrecorded_pin);
         boot::detect(paths).and_then(|l| l.unpin(&pin)).unwrap_or_else(|e| tracing::error!("{e:#}"));
+    }
+    if switched {
+        trial::end(paths, systemd, record);
     }
     record.advance(if switched { Event::Fail } else { Event::Abort }, &paths.record())?;
     if let Err(e) = net::lock::unlock() {

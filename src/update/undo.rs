@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Event, Pin, Record, bless, checkpoint};
+use super::{Event, Pin, Record, bless, checkpoint, trial};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::{boot, kernel, net};
@@ -32,6 +32,7 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
     checkpoint::void_all(paths, record);
     step("units stay frozen", checkpoint::thaw_all(record));
     step("the network stays locked", net::lock::unlock());
+    step("the watchdog stays prepared", trial::undo(paths, systemd, record));
     step("the target kernel stays loaded", kernel::kexec::unload(paths).map_err(Into::into));
     step("the boot loader stays pinned", unpin(paths, record));
     step("drop-ins stay", checkpoint::release_systemd(systemd, record.units.keys()));

@@ -6,6 +6,7 @@ mod automatic;
 mod boot;
 mod confinement;
 mod dbus;
+mod fallback;
 mod package;
 mod refuse;
 mod restore_failure;
@@ -48,4 +49,10 @@ pub const ALL: &[Scenario] = &[
     dbus::SCENARIO,
     automatic::SCENARIO,
     with_libc::SCENARIO,
+    fallback::PANIC,
+    fallback::HANG_KERNEL,
+    fallback::HANG_PID1,
+    fallback::STUCK,
+    fallback::POWER_CUT,
+    fallback::HEALTH,
 ];
