@@ -9,6 +9,11 @@ use super::PID_MAX;
 /// The longest command line that kernels take: COMMAND_LINE_SIZE is 2048 with its NUL on x86 and arm64.
 pub const MAX: usize = 2047;
 
+/// The first of an update's own words; its id follows.
+const TRANSACTION: &str = "kup.txn=";
+/// The word behind the last of them.
+const END: &str = "kup.end";
+
 /// The kernel would cut the command line off.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -22,7 +27,8 @@ pub struct TooLong {
 
 /// Command line for `image`, the kernel that update `id` goes to, made from the `running` one (content of /proc/cmdline).
 ///
-/// What the boot loader and an earlier update put there is left out, so that the line does not grow from update to update. `pid_floor` (see [`super::pid_floor`]) becomes
+/// What the boot loader and an earlier update put there is left out, so that the line does not grow from update to update: an
+/// update's words stand between its `kup.txn=` and a `kup.end`, `extra` among them. `pid_floor` (see [`super::pid_floor`]) becomes
 /// `sysctl.kernel.ns_last_pid`, behind `pid_max`, since a value above the default `pid_max` would be refused. Our words
 /// stand before a `--`, because what follows it is init's.
 ///
@@ -33,14 +39,15 @@ pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra:
     let boot_image = boot_image(&words, image);
     let (pid_max, floor) =
         (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={pid_floor}"));
-    let transaction = format!("kup.txn={id}");
+    let transaction = format!("{TRANSACTION}{id}");
 
-    let kept: Vec<&str> = words.into_iter().filter(|w| !is_replaced(w) && !extra.contains(w)).collect();
+    let kept = without_earlier(&words).filter(|w| !is_replaced(w) && !extra.contains(w)).collect::<Vec<_>>();
     let init = kept.iter().position(|w| *w == "--").unwrap_or(kept.len());
     let mut line = vec![boot_image.as_str()];
     line.extend(&kept[..init]);
     line.extend([transaction.as_str(), &pid_max, &floor]);
     line.extend(extra);
+    line.push(END);
     line.extend(&kept[init..]);
 
     let line = line.join(" ");
@@ -49,7 +56,16 @@ pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra:
 
 /// The value of `kup.txn=`, where the running kernel was started by an update.
 pub fn transaction(running: &str) -> Option<UpdateId> {
-    split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix("kup.txn=")?.parse().ok())
+    split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix(TRANSACTION)?.parse().ok())
+}
+
+/// All words but those of an earlier update, which may be one that kept a driver from being loaded or came from a setting that
+/// is another one now.
+fn without_earlier<'a>(words: &[&'a str]) -> impl Iterator<Item = &'a str> {
+    let begin = words.iter().position(|w| w.starts_with(TRANSACTION));
+    let end = begin.and_then(|b| Some(b + words[b..].iter().position(|w| *w == END)?));
+    let earlier = begin.zip(end).map_or(0..0, |(b, e)| b..e + 1);
+    [&words[..earlier.start], &words[earlier.end..]].concat().into_iter()
 }
 
 /// Whether the target gets its own word for `word`.
@@ -89,7 +105,7 @@ mod tests {
         target(running, image, &"5a".parse().unwrap(), 70_001, &["panic=10"]).unwrap()
     }
 
-    const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10";
+    const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10 kup.end";
 
     #[test]
     fn made_from_the_running_one() {
@@ -99,8 +115,11 @@ mod tests {
             ("root=/dev/vda1 initrd=\\initrd.img\n", "root=/dev/vda1"),
             (r#"dyndbg="file a.c +p" kup.debug x"#, r#"dyndbg="file a.c +p" x"#),
             (r#"sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#, "sysctl.kernel.pid_max=65536 ro"),
+            ("ro kup.txn=49 modprobe.blacklist=i6300esb panic=5 kup.end panic=7 -- single", "ro panic=7"),
+            ("ro kup.txn=49 panic=5 kup.begin", "ro panic=5"),
         ] {
-            assert_eq!(make(running), format!("{new} {want} {OURS}"));
+            let init = if running.contains("--") { " -- single" } else { "" };
+            assert_eq!(make(running), format!("{new} {want} {OURS}{init}"));
         }
         assert_eq!(make(""), format!("{new} {OURS}"));
         assert_eq!(make("ro -- single"), format!("{new} ro {OURS} -- single"));
