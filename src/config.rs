@@ -44,6 +44,9 @@ pub struct Settings {
     pub address_timeout_sec: u64,
     /// `HealthTimeoutSec`: how long one health check may take, in seconds. Default 60.
     pub health_timeout_sec: u64,
+    /// `DeadmanSec`: how long it may take from the checkpoint until the new kernel is blessed, in seconds, before a hardware
+    /// watchdog resets the machine. Default 300; 0 is never.
+    pub deadman_sec: u32,
     /// `LockTimeoutSec`: how long an automatic update waits for the package manager's locks, in seconds. Default 600.
     pub lock_timeout_sec: u64,
     /// `GhostLimitMiB`: the largest deleted file that is carried over, in MiB. Default 512, at most 4095.
@@ -66,6 +69,7 @@ impl Default for Settings {
             restore_timeout_sec: 120,
             address_timeout_sec: 30,
             health_timeout_sec: 60,
+            deadman_sec: 300,
             lock_timeout_sec: 600,
             ghost_limit_mib: 512,
             max_image_mib: None,
@@ -115,6 +119,7 @@ struct Fragment {
     restore_timeout_sec: Option<u64>,
     address_timeout_sec: Option<u64>,
     health_timeout_sec: Option<u64>,
+    deadman_sec: Option<u32>,
     lock_timeout_sec: Option<u64>,
     #[serde(rename = "GhostLimitMiB")]
     ghost_limit_mib: Option<u32>,
@@ -159,6 +164,7 @@ impl Settings {
         set(&mut self.restore_timeout_sec, from.restore_timeout_sec);
         set(&mut self.address_timeout_sec, from.address_timeout_sec);
         set(&mut self.health_timeout_sec, from.health_timeout_sec);
+        set(&mut self.deadman_sec, from.deadman_sec);
         set(&mut self.lock_timeout_sec, from.lock_timeout_sec);
         set(&mut self.ghost_limit_mib, from.ghost_limit_mib);
         set(&mut self.max_image_mib, from.max_image_mib.map(Some));
@@ -177,6 +183,7 @@ impl Fragment {
             ("RestoreTimeoutSec", fragment.restore_timeout_sec),
             ("AddressTimeoutSec", fragment.address_timeout_sec),
             ("HealthTimeoutSec", fragment.health_timeout_sec),
+            ("DeadmanSec", fragment.deadman_sec.map(Into::into)),
             ("LockTimeoutSec", fragment.lock_timeout_sec),
             ("BootTimeoutSec", fragment.boot_timeout_sec),
         ];
@@ -189,6 +196,10 @@ impl Fragment {
         }
         if fragment.boot_timeout_sec == Some(0) {
             return bad("BootTimeoutSec", "must not be 0: no new kernel would be kept");
+        }
+        // No machine shuts down, boots and restores in less, so each update would end in a reset.
+        if fragment.deadman_sec.is_some_and(|sec| (1..30).contains(&sec)) {
+            return bad("DeadmanSec", "must be 0 (off) or at least 30 (seconds)");
         }
         // CRIU takes the limit as 32 bits of bytes.
         if fragment.ghost_limit_mib.is_some_and(|mib| mib > 4095) {
@@ -235,7 +246,7 @@ mod tests {
         assert_eq!(load(&[]), Ok(Settings::default()));
         let settings = load(&[
             ("/usr/lib/kup/kup.toml", "Mode = \"automatic\"\nLockTimeoutSec = 1\nGhostLimitMiB = 4095\n"),
-            ("/usr/lib/kup/kup.toml.d/90.toml", "LockTimeoutSec = 2\nHealthTimeoutSec = 2\n"),
+            ("/usr/lib/kup/kup.toml.d/90.toml", "LockTimeoutSec = 2\nHealthTimeoutSec = 2\nDeadmanSec = 0\n"),
             ("/etc/kup/kup.toml", "LockTimeoutSec = 3\nMaxImageMiB = 64\n"),
             ("/etc/kup/kup.toml.d/20.toml", "AddressTimeoutSec = 20\n"),
             ("/etc/kup/kup.toml.d/10.toml", "AddressTimeoutSec = 10\nKernelArguments = \"quiet panic=5\"\n"),
@@ -247,6 +258,7 @@ mod tests {
             restore_timeout_sec: 7,
             address_timeout_sec: 20,
             health_timeout_sec: 2,
+            deadman_sec: 0,
             lock_timeout_sec: 3,
             ghost_limit_mib: 4095,
             max_image_mib: Some(64),
@@ -267,6 +279,8 @@ mod tests {
             ("LockTimeoutSec = -1", "LockTimeoutSec"),
             ("LockTimeoutSec = 86401", "LockTimeoutSec"),
             ("RestoreTimeoutSec = 0", "RestoreTimeoutSec"),
+            ("DeadmanSec = 29", "DeadmanSec"),
+            ("DeadmanSec = 86401", "DeadmanSec"),
             ("GhostLimitMiB = 4096", "GhostLimitMiB"),
             ("BootTimeoutSec = 0", "BootTimeoutSec"),
             ("Fallback = \"ram\"", "ram"),

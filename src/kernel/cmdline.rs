@@ -149,6 +149,8 @@ mod tests {
             ("root=/dev/vda1 initrd=\\initrd.img\n", "root=/dev/vda1"),
             (r#"dyndbg="file a.c +p" kup.debug x"#, r#"dyndbg="file a.c +p" x"#),
             (r#"sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#, "sysctl.kernel.pid_max=65536 ro"),
+            ("ro kup.txn=49 modprobe.blacklist=i6300esb panic=5 kup.end panic=7", "ro panic=7"),
+            ("ro kup.txn=49 panic=5 kup.begin", "ro panic=5"),
         ] {
             assert_eq!(make(running), format!("{new} {want} {OURS}"));
         }

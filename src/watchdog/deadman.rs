@@ -84,11 +84,11 @@ impl Deadman {
             return Ok(());
         }
         let done = self.without_pid1(pid1, || modules::reload(paths, &self.reload, 0)).and_then(|()| self.wait(paths));
-        done.map(drop).or_else(|e| {
+        done.map(drop).map_err(|e| {
             let e = e.context(format!("{} cannot be made to run on over a kexec", self.device));
             match self.undo(paths, pid1) {
-                Ok(()) => Err(e),
-                Err(also) => Err(e.context(format!("{also:#}"))),
+                Ok(()) => e,
+                Err(also) => e.context(format!("{also:#}")),
             }
         })
     }
@@ -99,11 +99,9 @@ impl Deadman {
     /// # Errors
     /// When it does not run for certain; it is stopped then, and systemd has its device back.
     pub fn start(&self, paths: &Paths, pid1: &dyn Pid1) -> Result<()> {
-        self.try_start(paths, pid1).or_else(|e| {
-            let back = self.stop(paths).and_then(|()| self.hand_back(pid1));
-            Err(back
-                .err()
-                .map_or(e.context("no watchdog runs over the switch"), |b| b.context("a watchdog may be left running")))
+        self.try_start(paths, pid1).map_err(|e| match self.stop(paths).and_then(|()| self.hand_back(pid1)) {
+            Ok(()) => e.context("no watchdog runs over the switch"),
+            Err(also) => e.context(format!("a watchdog may have been left running: {also:#}")),
         })
     }
 
