@@ -17,6 +17,7 @@ pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod criu;
+pub mod faults;
 pub mod generator;
 pub mod inspect;
 pub mod journal;

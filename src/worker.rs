@@ -17,7 +17,7 @@ use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, 
 use crate::systemd::Systemd;
 use crate::update::checkpoint::NETLOCK;
 use crate::update::{Lock, Record, State, ThisBoot, arm, undo};
-use crate::{kernel, preflight, sys};
+use crate::{faults, kernel, preflight, sys};
 
 /// Locks of dpkg and apt; held with fcntl(2) while packages are being changed.
 const DPKG_LOCKS: [&str; 2] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"];
@@ -106,6 +106,7 @@ pub fn netlock(paths: &Paths) -> Result<()> {
     if !matches!(ThisBoot::look(paths, &record)?, ThisBoot::Restore | ThisBoot::FallBack) {
         return Ok(());
     }
+    faults::at("netlock.begun")?;
     let path = paths.images(record.id.as_str()).join(NETLOCK);
     let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
     lock::lock(&spec)

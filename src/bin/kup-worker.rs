@@ -71,6 +71,8 @@ fn run(verb: Verb) -> Result<()> {
 
 fn main() -> ExitCode {
     journal::init("kup-worker");
+    #[cfg(feature = "failpoints")]
+    let _faults = kup::faults::set_up();
     let result = Args::try_parse().context("see kup-worker --help").and_then(|args| run(args.verb));
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,7 @@ use crate::preflight::{self, Report};
 use crate::request::{UPDATE_REPORT, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
-use crate::{boot, kernel, sys};
+use crate::{boot, faults, kernel, sys};
 
 /// Checks and arms the update that `request` asks for, and starts the shutdown unless it is to be left to the
 /// administrator. `kup-update.service` runs it.
@@ -130,6 +130,7 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     // A reverse update leaves a kernel that is not to boot again.
     let old = if record.reverses.is_some() { &record.target.release } else { &record.source };
     record.pin = Some(loader.pin(old).with_context(|| format!("the boot loader cannot be pinned to kernel {old}"))?);
+    faults::at("arm.pinned")?;
     record.pid_floor = kernel::pid_floor(&pids_in_use()?);
     record.save(&paths.record())?;
     let running = fs::read_to_string(paths.cmdline())?;
@@ -140,9 +141,11 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
     kernel::kexec::load(paths, &record.target, &cmdline)?;
+    faults::at("arm.loaded")?;
     order_checkpoint(systemd)?;
     record.end(phase);
-    Ok(record.advance(Event::Armed, &paths.record())?)
+    record.advance(Event::Armed, &paths.record())?;
+    Ok(faults::at("arm.armed")?)
 }
 
 /// Every PID and thread id of now: the services' own are among them, and none of theirs may be given out again.

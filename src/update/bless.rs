@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
-use crate::{boot, kernel};
+use crate::{boot, faults, kernel};
 
 /// Asks every restored unit how it is, once the machine is up. `kup-assess.service` runs it, before boot-complete.target.
 ///
@@ -22,6 +22,7 @@ pub fn assess(paths: &Paths) -> Result<()> {
     let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
         return Ok(());
     };
+    faults::at("assess.begun")?;
     let phase = record.begin("assess");
     let verdict = ask_units(paths, &record, Duration::from_secs(settings.health_timeout_sec));
     record.end(phase);
@@ -42,12 +43,14 @@ pub fn run(paths: &Paths) -> Result<()> {
     let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
         return Ok(());
     };
+    faults::at("bless.begun")?;
     let phase = record.begin("bless");
     let pin = record.pin.clone().unwrap_or_else(undo::unrecorded_pin);
     let blessed = boot::detect(paths)
         .and_then(|loader| loader.bless(&pin, &record.target.release))
         .and_then(|()| kernel::Staged::remove(paths));
     record.end(phase);
+    faults::at("bless.blessed")?;
     let event = match (&blessed, &record.reverses) {
         (Ok(()), None) => Event::Bless,
         (Ok(()), Some(_)) => Event::Return,

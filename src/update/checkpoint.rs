@@ -18,7 +18,7 @@ use crate::paths::Paths;
 use crate::sys::freezer::Freezer;
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
-use crate::{criu, inspect};
+use crate::{criu, faults, inspect};
 
 /// Target that systemd starts for `systemctl kexec`.
 pub(super) const KEXEC: &str = "kexec.target";
@@ -50,7 +50,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         return Ok(());
     }
     record.advance(Event::Shutdown, &paths.record())?;
-    let Err(e) = checkpoint(paths, &systemd, &mut record) else { return Ok(()) };
+    let Err(e) = checkpoint(paths, &systemd, &mut record) else { return Ok(faults::at("checkpoint.ended")?) };
     // The shutdown is called off before anything else of it has happened: kup-checkpoint.service is stopped first.
     if let Err(e) = systemd.cancel_jobs() {
         tracing::error!("the shutdown cannot be called off: {e:#}");
@@ -59,6 +59,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 }
 
 fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<()> {
+    faults::at("checkpoint.begun")?;
     let settings = Settings::load(paths)?;
     let criu = criu::program().context("criu is not installed any more")?;
     let units: Vec<UnitName> =
@@ -79,6 +80,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     record.addresses.dedup();
     record.end(phase);
     record.save(&paths.record())?;
+    faults::at("checkpoint.prepared")?;
 
     let phase = record.begin("freeze and dump");
     // New connections wait from here on: one that is made but not accepted yet could not be dumped.
@@ -97,6 +99,8 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
         let go = verdict.is_ok();
         if go {
             trial::begin(paths, systemd, record);
+            // Past the commit there are no errors, only deaths.
+            let _ = faults::at("checkpoint.committed");
         } else {
             void_all(paths, record);
         }
@@ -219,6 +223,7 @@ fn all_ready(chair: &Chair<UnitRecord>, record: &mut Record) -> Result<()> {
 
 /// All images are on disk before the record says so, and the record says so before any task is killed.
 fn commit(paths: &Paths, record: &mut Record, images: &Path, phase: usize) -> Result<()> {
+    faults::at("checkpoint.imaged")?;
     crate::sys::syncfs(&File::open(images)?).context("the images cannot be synced")?;
     record.end(phase);
     record.begin("switch");

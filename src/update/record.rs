@@ -23,6 +23,9 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Record {
     version: u32,
+    /// Of all the rest, as it is written; none in memory.
+    #[serde(default)]
+    digest: Option<String>,
     /// Which update.
     pub id: UpdateId,
     state: State,
@@ -195,6 +198,11 @@ pub enum RecordError {
     Illegal(#[from] Illegal),
 }
 
+/// Where a second copy of the record at `path` lies.
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_extension("copy.json")
+}
+
 /// Wall-clock microseconds since the epoch.
 pub fn now_usec() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
@@ -205,6 +213,7 @@ impl Record {
     pub fn new(id: UpdateId, source: String, source_boot: String, target: TargetKernel) -> Self {
         Self {
             version: VERSION,
+            digest: None,
             id,
             state: State::Checking,
             reason: None,
@@ -239,15 +248,36 @@ impl Record {
         let value: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
         match value.get("version").and_then(|v| v.as_u64()) {
             Some(found) if found != u64::from(VERSION) => Err(RecordError::Version { path: path.into(), found }),
-            _ => serde_json::from_value(value).map_err(damaged),
+            _ => {
+                let mut record: Self = serde_json::from_value(value).map_err(damaged)?;
+                match record.digest.take() {
+                    Some(digest) if digest != record.digest_of_rest() => {
+                        Err(damaged(serde::de::Error::custom("its digest does not fit")))
+                    }
+                    _ => Ok(record),
+                }
+            }
         }
     }
 
-    /// Reads the record at `path`; `None` where there is none.
+    fn digest_of_rest(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text))
+    }
+
+    /// Reads the record at `path`; `None` where there is none. Where it is damaged or lost its copy counts, which is never
+    /// older: a step that the copy knows of has not begun when the record does not.
     ///
     /// # Errors
     /// As [`Record::parse`], and [`RecordError::Io`].
     pub fn load(path: &Path) -> Result<Option<Self>, RecordError> {
+        match (Self::load_one(path), Self::load_one(&copy_of(path))) {
+            (Err(RecordError::Damaged { .. }) | Ok(None), Ok(Some(copy))) => Ok(Some(copy)),
+            (record, _) => record,
+        }
+    }
+
+    fn load_one(path: &Path) -> Result<Option<Self>, RecordError> {
         match fs::read(path) {
             Ok(text) => Self::parse(&text, path).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -255,14 +285,15 @@ impl Record {
         }
     }
 
-    /// Writes the record: complete and synced, or not at all.
+    /// Writes the record: complete and synced, or not at all; its copy first.
     ///
     /// # Errors
     /// [`RecordError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), RecordError> {
         let io = |source| RecordError::Io { path: path.into(), source };
-        let text = serde_json::to_vec_pretty(self).map_err(|e| io(e.into()))?;
-        atomic::write(path, &text, 0o600).map_err(io)
+        let sealed = Self { digest: Some(self.digest_of_rest()), ..self.clone() };
+        let text = serde_json::to_vec_pretty(&sealed).map_err(|e| io(e.into()))?;
+        atomic::write(&copy_of(path), &text, 0o600).and_then(|()| atomic::write(path, &text, 0o600)).map_err(io)
     }
 
     /// Moves to the state after `event` and writes the record, in this order: a caller that got `Ok` may begin the step.
@@ -331,7 +362,32 @@ mod tests {
         record().save(&path).unwrap();
         assert_eq!(Record::load(&path).unwrap().unwrap(), record());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_and_the_copy_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        record().save(&path).unwrap();
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            // White space and the digest's own name are the only places where a flip may go unseen: it changes nothing.
+            if let Ok(parsed) = Record::parse(&bad, &path) {
+                assert_eq!(parsed, record(), "byte {at}");
+            }
+        }
+        for bad in [b"".as_slice(), b"{", &good[..good.len() / 2]] {
+            fs::write(&path, bad).unwrap();
+            assert_eq!(Record::load(&path).unwrap().unwrap(), record());
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(Record::load(&path).unwrap().unwrap(), record());
+        fs::write(copy_of(&path), "{").unwrap();
+        fs::write(&path, "{").unwrap();
+        assert!(matches!(Record::load(&path), Err(RecordError::Damaged { .. })));
     }
 
     #[test]

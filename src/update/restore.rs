@@ -9,11 +9,11 @@ use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
 use super::{Event, Lock, Record, State, ThisBoot, UnitState, bless, manifest, trial};
 use crate::config::Settings;
-use crate::kernel;
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
+use crate::{faults, kernel};
 
 /// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
@@ -34,6 +34,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         }
     };
     begin(paths, &mut record, back)?;
+    faults::at("restore.begun")?;
     let systemd = Systemd::connect()?;
     start_all(&systemd, &record);
     verify_images(paths, &mut record);
@@ -60,6 +61,7 @@ pub fn complete(paths: &Paths, systemd: &Systemd, mut record: Record) -> Result<
 /// What follows once tasks run.
 fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Resumed>) -> Result<()> {
     let back = record.state() == State::FallingBack;
+    let _ = faults::at("restore.released");
     let phase = record.begin("unlock");
     unlock_network(paths, &record, &resumed);
     record.end(phase);
@@ -67,6 +69,7 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
     hand_over(systemd, resumed, Instant::now() + Duration::from_secs(30));
     record.end(phase);
     record.advance(Event::Restored, &paths.record())?;
+    faults::at("restore.ended")?;
     settle_units(systemd, &record)?;
     if !back {
         return Ok(());

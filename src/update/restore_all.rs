@@ -9,6 +9,7 @@ use super::meeting::{Chair, Seat};
 use super::restore_unit::Placeholder;
 use super::{Record, UnitRecord, UnitState, affinity, now_usec, timers};
 use crate::config::Settings;
+use crate::faults;
 use crate::paths::Paths;
 use crate::sys::freezer::Freezer;
 use crate::systemd::Systemd;
@@ -62,6 +63,9 @@ impl<'a> RestoreAll<'a> {
             let failures = self.hear(&chair, &units, deadline);
             let verdict = self.commit(record, &units, failures);
             let go = verdict.is_ok();
+            if go {
+                let _ = faults::at("restore.resumed");
+            }
             chair.decide(|_| go);
             let resumed = threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect::<Vec<_>>();
             verdict.map(|()| resumed)
@@ -102,6 +106,7 @@ impl<'a> RestoreAll<'a> {
             record.save(&self.paths.record())?;
             bail!(reasons.join("; "));
         }
+        faults::at("restore.frozen")?;
         for (name, _) in units {
             let Some(unit) = record.units.get_mut(name) else { continue };
             unit.state = match failures.iter().find(|(failed, _)| failed == name) {

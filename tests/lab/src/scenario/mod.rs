@@ -10,7 +10,9 @@ mod fallback;
 mod package;
 mod refuse;
 mod restore_failure;
+mod resume_once;
 mod thrice;
+mod turncoat;
 mod units;
 pub mod update;
 mod with_libc;
@@ -55,4 +57,6 @@ pub const ALL: &[Scenario] = &[
     fallback::STUCK,
     fallback::POWER_CUT,
     fallback::HEALTH,
+    fallback::NO_LOOP,
+    resume_once::SCENARIO,
 ];

@@ -1,6 +1,7 @@
 //! The new kernel does not bring the services back: the machine is by itself on the old one again, and so are they.
 
 mod health;
+mod no_loop;
 mod trouble;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
 pub use health::SCENARIO as HEALTH;
+pub use no_loop::SCENARIO as NO_LOOP;
 pub use trouble::Trouble;
 
 /// Small: these scenarios are about where the services are, not about how much they hold.
