@@ -27,7 +27,8 @@ pub const STEPS: [&str; 17] = [
 ];
 
 /// Lets the fault happen that is asked for at `step`: `kill` (SIGKILL of this process), `power` (the machine resets at once,
-/// what is not synced is lost), `hang`, `enospc`, `eio`.
+/// what is not synced is lost), `hang`, `enospc`, `eio`, `record` (a bit of the record flips, then `power`), `image` (a bit of each
+/// unit's memory flips). It happens once: /etc/kup/faults, where the lab asks for it, is gone then.
 ///
 /// # Errors
 /// What `enospc` and `eio` stand for.
@@ -60,14 +61,45 @@ fn happen(step: &str, fault: &str) -> io::Result<()> {
     use nix::sys::signal::{Signal, raise};
     // On the console, which the other side of a reset still sees.
     let _ = std::fs::write("/dev/kmsg", format!("<2>kup: fault {fault} at {step}\n"));
+    let _ = std::fs::remove_file("/etc/kup/faults");
+    nix::unistd::sync();
     match fault {
         "enospc" => return Err(io::Error::from_raw_os_error(nix::libc::ENOSPC)),
         "eio" => return Err(io::Error::from_raw_os_error(nix::libc::EIO)),
         "kill" => drop(raise(Signal::SIGKILL)),
         "power" => drop(std::fs::write("/proc/sysrq-trigger", "b")),
+        "record" => {
+            flip("/etc/kup/record.json".as_ref());
+            nix::unistd::sync();
+            drop(std::fs::write("/proc/sysrq-trigger", "b"));
+        }
+        "image" => {
+            for unit in entries("/var/lib/kup/images".as_ref()).iter().flat_map(|update| entries(update)) {
+                flip(&unit.join("pages-1.img"));
+            }
+            return Ok(());
+        }
         _ => {}
     }
     loop {
         std::thread::sleep(std::time::Duration::from_secs(1000));
     }
+}
+
+#[cfg(feature = "failpoints")]
+fn entries(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Flips a bit in the middle of a file.
+#[cfg(feature = "failpoints")]
+fn flip(path: &std::path::Path) {
+    use std::os::unix::fs::FileExt;
+    let flip = || {
+        let file = std::fs::File::options().read(true).write(true).open(path)?;
+        let (at, mut byte) = (file.metadata()?.len() / 2, [0]);
+        file.read_exact_at(&mut byte, at)?;
+        file.write_all_at(&[byte[0] ^ 1], at)
+    };
+    let _: io::Result<()> = flip();
 }

@@ -23,6 +23,7 @@ pub mod inspect;
 pub mod journal;
 pub mod kernel;
 pub mod net;
+pub mod packages;
 pub mod paths;
 pub mod preflight;
 pub mod request;

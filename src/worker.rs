@@ -1,14 +1,11 @@
 //! The small verbs of kup-worker.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use libsystemd::daemon::{NotifyState, notify as sd_notify};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 
 use crate::config::Settings;
 use crate::net::lock::{self, LockSpec};
@@ -17,10 +14,8 @@ use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, 
 use crate::systemd::Systemd;
 use crate::update::checkpoint::NETLOCK;
 use crate::update::{Lock, Record, State, ThisBoot, arm, undo};
-use crate::{faults, kernel, preflight, sys};
+use crate::{faults, kernel, packages, preflight, sys};
 
-/// Locks of dpkg and apt; held with fcntl(2) while packages are being changed.
-const DPKG_LOCKS: [&str; 2] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"];
 /// Services that start on an ordinary boot get PIDs above it: kernel threads of the next kernel, which start before any
 /// floor is in force, stay below. The default pid_max before systemd raised it.
 const FIRST_SERVICE_PID: u32 = 32768;
@@ -71,7 +66,7 @@ pub fn abort(paths: &Paths) -> Result<()> {
 pub fn automatic(paths: &Paths) -> Result<()> {
     let settings = Settings::load(paths)?;
     let deadline = Instant::now() + Duration::from_secs(settings.lock_timeout_sec);
-    while DPKG_LOCKS.iter().any(|l| is_locked(&paths.at(l))) {
+    while packages::are_changing(paths) {
         if Instant::now() > deadline {
             bail!("the package manager is still busy after {} s; 'kup update' tries again", settings.lock_timeout_sec);
         }
@@ -79,22 +74,6 @@ pub fn automatic(paths: &Paths) -> Result<()> {
     }
     let status = Command::new("/usr/bin/kup").args(["update", "--yes"]).status().context("cannot start kup")?;
     if status.success() { Ok(()) } else { bail!("'kup update' ended with {status}") }
-}
-
-/// Whether another process holds a lock on `path`. What cannot be looked at counts as locked.
-fn is_locked(path: &Path) -> bool {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) => return e.kind() != std::io::ErrorKind::NotFound,
-    };
-    let mut lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
 /// Locks the network as it was locked at the checkpoint.

@@ -75,6 +75,11 @@ impl Swrk {
         Ok(Self { child: command.spawn()?, socket: ours })
     }
 
+    /// Its PID.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
     /// Asks for `action` and answers CRIU's notifications with `on_notify` until it is done.
     ///
     /// # Errors

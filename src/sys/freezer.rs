@@ -68,6 +68,17 @@ impl Freezer {
     }
 }
 
+/// Moves the process `pid` into our own control group.
+///
+/// # Errors
+/// When the process is gone.
+pub fn join_ours(pid: i32) -> io::Result<()> {
+    let ours = fs::read_to_string("/proc/self/cgroup")?;
+    // "0::/system.slice/kup-restore.service" (cgroups(7), version 2 has the one line).
+    let ours = ours.trim().rsplit("::").next().unwrap_or_default().to_string();
+    Freezer::of(ours).write("cgroup.procs", &pid.to_string())
+}
+
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound) || e.raw_os_error() == Some(nix::libc::ENODEV) => Ok(()),

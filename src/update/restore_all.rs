@@ -11,7 +11,7 @@ use super::{Record, UnitRecord, UnitState, affinity, now_usec, timers};
 use crate::config::Settings;
 use crate::faults;
 use crate::paths::Paths;
-use crate::sys::freezer::Freezer;
+use crate::sys::freezer::{self, Freezer};
 use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
 
@@ -139,8 +139,8 @@ impl<'a> RestoreAll<'a> {
         let result = (|| {
             let placeholder = Placeholder::wait(self.systemd, name, deadline)?;
             let begun = now_usec();
-            let pid = placeholder.restore(unit, images, || {
-                let ready = prepare(unit, &placeholder);
+            let pid = placeholder.restore(unit, images, |criu| {
+                let ready = prepare(unit, &placeholder, criu);
                 let go = match ready {
                     Ok(()) => seat.ready(()),
                     Err(e) => {
@@ -202,8 +202,10 @@ pub fn found(systemd: &Systemd, record: &mut Record) -> Vec<Resumed> {
 }
 
 /// What has to be done to tasks that CRIU has restored and still holds. They are frozen first: were kup to die now, CRIU
-/// would let go of tasks whose image still counts as unused.
-fn prepare(unit: &UnitRecord, placeholder: &Placeholder) -> Result<()> {
+/// would let go of tasks whose image still counts as unused. CRIU itself, which was started in their control group, is not to
+/// stand still with them.
+fn prepare(unit: &UnitRecord, placeholder: &Placeholder, criu: i32) -> Result<()> {
+    freezer::join_ours(criu).context("CRIU cannot leave the unit's control group")?;
     placeholder.freezer().freeze().context("its control group cannot be frozen")?;
     affinity::restore(&unit.cpus);
     timers::rearm(&unit.timers)

@@ -75,7 +75,7 @@ impl Placeholder {
     ///
     /// # Errors
     /// The reason; no task of the unit but the placeholder is left then.
-    pub fn restore(&self, record: &UnitRecord, images: &Path, resume: impl FnMut() -> bool) -> Result<i32> {
+    pub fn restore(&self, record: &UnitRecord, images: &Path, resume: impl FnMut(i32) -> bool) -> Result<i32> {
         carry::unpack(&record.carried, self.pid, images)?;
         let criu = criu::program().context("criu is not installed any more")?;
         let files = record.files.iter().map(|f| Ok((f.key.clone(), open(f, images)?)));

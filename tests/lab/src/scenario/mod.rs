@@ -4,13 +4,16 @@ mod abort;
 mod afterwards;
 mod automatic;
 mod boot;
+mod concurrent;
 mod confinement;
 mod dbus;
 mod fallback;
+mod faults;
 mod package;
 mod refuse;
 mod restore_failure;
 mod resume_once;
+mod security;
 mod thrice;
 mod turncoat;
 mod units;
@@ -22,7 +25,7 @@ use anyhow::Result;
 use crate::runner::context::Ctx;
 
 /// Something that is done in a machine and either holds or does not.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     /// What it is called on the command line.
     pub name: &'static str,
@@ -59,4 +62,12 @@ pub const ALL: &[Scenario] = &[
     fallback::HEALTH,
     fallback::NO_LOOP,
     resume_once::SCENARIO,
+    concurrent::SCENARIO,
+    security::SCENARIO,
+    faults::SCENARIOS[0],
+    faults::SCENARIOS[1],
+    faults::SCENARIOS[2],
+    faults::SCENARIOS[3],
+    faults::SCENARIOS[4],
+    faults::SCENARIOS[5],
 ];
