@@ -41,7 +41,8 @@ pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra:
         (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={pid_floor}"));
     let transaction = format!("{TRANSACTION}{id}");
 
-    let kept = without_earlier(&words).filter(|w| !is_replaced(w) && !extra.contains(w)).collect::<Vec<_>>();
+    let kept: Vec<&str> =
+        without_earlier(running).into_iter().filter(|w| !is_replaced(w) && !extra.contains(w)).collect();
     let init = kept.iter().position(|w| *w == "--").unwrap_or(kept.len());
     let mut line = vec![boot_image.as_str()];
     line.extend(&kept[..init]);
@@ -59,13 +60,14 @@ pub fn transaction(running: &str) -> Option<UpdateId> {
     split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix(TRANSACTION)?.parse().ok())
 }
 
-/// All words but those of an earlier update, which may be one that kept a driver from being loaded or came from a setting that
-/// is another one now.
-fn without_earlier<'a>(words: &[&'a str]) -> impl Iterator<Item = &'a str> {
+/// All words of the `running` kernel but those of the update that started it: one of those may keep a driver from being loaded,
+/// or come from a setting that is another one now.
+pub fn without_earlier(running: &str) -> Vec<&str> {
+    let words = split(running);
     let begin = words.iter().position(|w| w.starts_with(TRANSACTION));
     let end = begin.and_then(|b| Some(b + words[b..].iter().position(|w| *w == END)?));
     let earlier = begin.zip(end).map_or(0..0, |(b, e)| b..e + 1);
-    [&words[..earlier.start], &words[earlier.end..]].concat().into_iter()
+    [&words[..earlier.start], &words[earlier.end..]].concat()
 }
 
 /// Whether the target gets its own word for `word`.
