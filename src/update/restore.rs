@@ -13,7 +13,7 @@ use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
-use crate::{faults, kernel};
+use crate::{faults, kernel, watchdog};
 
 /// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
@@ -86,7 +86,12 @@ fn begin(paths: &Paths, record: &mut Record, back: bool) -> Result<()> {
         return Ok(record.advance(Event::NewKernel, &paths.record())?);
     }
     let here = kernel::running(paths)?;
-    let reason = record.reason.take().unwrap_or_else(|| format!("kernel {} did not come up", record.target.release));
+    let why = if watchdog::has_fired(paths).unwrap_or(false) {
+        "hung, and the watchdog reset the machine"
+    } else {
+        "did not come up"
+    };
+    let reason = record.reason.take().unwrap_or_else(|| format!("kernel {} {why}", record.target.release));
     tracing::error!("update {} falls back to kernel {here}: {reason}", record.id);
     record.reason = Some(reason);
     for unit in record.units.values_mut().filter(|u| u.state.may_resume() && u.fallback == Fallback::None) {

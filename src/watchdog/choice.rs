@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::device::{self, Device};
-use super::driver::{self, Driver};
+use super::driver::{self, Driver, Probe};
 use super::modules::{self, Shipped};
 use crate::paths::Paths;
 
@@ -57,10 +57,12 @@ impl fmt::Display for Unusable {
 }
 
 impl Unusable {
-    /// What can be done about it; empty where nothing can.
+    /// What can be done about it.
     pub fn fix(&self) -> String {
         match &self.why {
-            Why::Driver(_) => String::new(),
+            Why::Driver(_) => {
+                "load the driver of a hardware watchdog that kup knows, or set DeadmanSec = 0 in kup.toml to do without".into()
+            }
             Why::StopsOnReboot => {
                 "add watchdog.stop_on_reboot=0 to GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and reboot once"
                     .into()
@@ -150,11 +152,21 @@ fn to_reload(paths: &Paths, driver: &Driver) -> Result<Vec<String>, Why> {
     }
     let drivers = modules::on_core(paths).filter(|d| d.iter().any(|d| d == driver.module)).ok_or(Why::StopsOnReboot)?;
     // Our own may be in use by PID 1, which lets go of it.
-    let in_use = |d: &&String| *d != driver.module && modules::use_count(paths, d).unwrap_or(1) > 0;
-    match drivers.iter().find(in_use) {
+    match drivers.iter().find(|d| *d != driver.module && is_in_use(paths, d)) {
         Some(other) => Err(Why::Busy(format!("{other}, which has to be loaded anew with it, is in use"))),
         None => Ok(drivers),
     }
+}
+
+/// A driver whose timer only the kernel pings can be unloaded once that is stopped.
+fn is_in_use(paths: &Paths, module: &str) -> bool {
+    let is_used = modules::use_count(paths, module).is_none_or(|users| users > 0);
+    let is_adopted = || driver::find(module).is_ok_and(|d| d.probe == Probe::Adopts);
+    let is_held = || match device::driven_by(paths, module) {
+        Ok(Some(device)) => device.active || device::holder(paths, &device.name).is_some(),
+        _ => true,
+    };
+    is_used && (!is_adopted() || is_held())
 }
 
 /// The management controller's watchdog is no device of the class.
@@ -239,6 +251,16 @@ mod tests {
         assert!(matches!(&all[0].why, Why::Busy(w) if w.contains("mei_wdt")), "{all:?}");
         tree.put("/sys/module/watchdog/parameters/stop_on_reboot", "0\n");
         assert!(choose(&tree.paths, 300, TARGET).unwrap().reload.is_empty());
+    }
+
+    #[test]
+    fn what_only_the_kernel_pings_is_not_in_use() {
+        let tree = machine("i6300esb");
+        tree.watchdog(1, "iTCO_wdt", Some("iTCO_wdt"));
+        tree.put("/sys/module/iTCO_wdt/refcnt", "1\n");
+        assert_eq!(choose(&tree.paths, 300, TARGET).unwrap().reload, ["i6300esb", "iTCO_wdt"]);
+        tree.link("/proc/8/fd/3", "/dev/watchdog1");
+        assert!(choose(&tree.paths, 300, TARGET).unwrap_err().to_string().contains("iTCO_wdt, which has to be"));
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::choice::choose;
@@ -12,6 +11,7 @@ use super::device::{self, Device, devices, driven_by};
 use super::driver::{self, Probe};
 use super::modules;
 use super::pid1::{self, Pid1, Setting};
+use super::timer;
 use crate::paths::Paths;
 use crate::sys::watchdog::Watchdog;
 
@@ -159,7 +159,7 @@ impl Deadman {
         if !device.active && stopped_by_loading {
             return Ok(());
         }
-        self.open_and_stop(paths, &device).or_else(|e| {
+        timer::stop(paths, &self.driver).or_else(|e| {
             let usec = u64::from(self.timeout) * 1_000_000;
             pid1.set(Setting::Runtime, usec).with_context(|| format!("{e:#}, and systemd does not ping it"))?;
             Err(e.context("systemd pings it from now on"))
@@ -168,28 +168,8 @@ impl Deadman {
 
     /// Stops the timer if it is ours: it runs, and nobody has the device open.
     fn stop(&self, paths: &Paths) -> Result<()> {
-        match driven_by(paths, &self.driver)? {
-            Some(device) if device.active && device::holder(paths, &device.name).is_none() => {
-                self.open_and_stop(paths, &device)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn open_and_stop(&self, paths: &Paths, device: &Device) -> Result<()> {
-        let node = device.node(paths);
-        match Watchdog::open(&node) {
-            Ok(timer) => timer.stop().with_context(|| format!("cannot stop {}", node.display()))?,
-            // Whoever was faster pings it.
-            Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32) => return Ok(()),
-            Err(e) => return Err(e).with_context(|| format!("cannot open {}", node.display())),
-        }
-        match driven_by(paths, &self.driver)? {
-            Some(now) if now.active && device::holder(paths, &now.name).is_none() => {
-                bail!("{} cannot be stopped", now.name)
-            }
-            _ => Ok(()),
-        }
+        let runs = driven_by(paths, &self.driver)?.is_some_and(|d| d.active);
+        if runs { timer::stop(paths, &self.driver) } else { Ok(()) }
     }
 
     /// The device, once it is there.

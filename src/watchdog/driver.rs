@@ -1,5 +1,5 @@
 //! The watchdog drivers that are known, and what each does around a kexec (Linux 6.12; tried: i6300esb and iTCO_wdt in
-//! QEMU, the others read in source).
+//! QEMU, both with a hang and with a good boot; the others read in source).
 
 /// What loading a driver does to a timer that runs already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

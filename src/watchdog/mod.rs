@@ -21,6 +21,7 @@ mod device;
 mod driver;
 mod modules;
 mod pid1;
+mod timer;
 #[cfg(test)]
 pub(crate) mod tree;
 

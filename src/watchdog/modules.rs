@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::timer;
 use crate::paths::Paths;
 
 /// The core's module; every driver's module holds on to it.
@@ -71,7 +72,7 @@ pub fn load(module: &str) -> Result<()> {
 /// # Errors
 /// When something uses one of them or the value did not come to be in force; the drivers are loaded all the same.
 pub fn reload(paths: &Paths, drivers: &[String], stop_on_reboot: i32) -> Result<()> {
-    let result = unload(drivers).and_then(|()| {
+    let result = unload(paths, drivers).and_then(|()| {
         let value = format!("stop_on_reboot={stop_on_reboot}");
         modprobe(&["watchdog", &value])
     });
@@ -84,8 +85,12 @@ pub fn reload(paths: &Paths, drivers: &[String], stop_on_reboot: i32) -> Result<
     }
 }
 
-fn unload(drivers: &[String]) -> Result<()> {
+fn unload(paths: &Paths, drivers: &[String]) -> Result<()> {
     for driver in drivers {
+        // A timer that runs since the machine was switched on is pinged by the kernel, which counts as a use.
+        if use_count(paths, driver).is_some_and(|users| users > 0) {
+            timer::stop(paths, driver)?;
+        }
         modprobe(&["-r", driver])?;
     }
     // It may have gone along with the last driver: modprobe removes what is not needed any more.

@@ -75,7 +75,8 @@ impl Trouble {
         let reason = record["reason"].as_str().unwrap_or_default();
         let says = match self {
             Trouble::StuckRestore => "memcached.service cannot be restored",
-            _ => "did not come up",
+            Trouble::HangInitrd | Trouble::HangInit => "hung, and the watchdog reset the machine",
+            Trouble::Panic | Trouble::PowerCut => "did not come up",
         };
         ensure!(reason.contains(says), "the reason is {reason:?}");
         Ok(())
