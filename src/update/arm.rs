@@ -88,10 +88,8 @@ fn blockers(findings: &[preflight::Finding]) -> impl Iterator<Item = &str> {
 
 fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record) -> Result<()> {
     let phase = record.begin("arm");
-    let loader = boot::detect(paths)?;
-    record.pin = Some(loader.pin(&record.source).context("the boot loader cannot be pinned to the running kernel")?);
     record.pid_floor = kernel::pid_floor(&pids_in_use()?);
-    record.save(&paths.record())?;
+    pin(paths, record).context("the boot loader cannot be pinned to the running kernel")?;
     let extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
     let running = fs::read_to_string(paths.cmdline())?;
     let cmdline = kernel::cmdline::target(&running, &record.target.image, &record.id, record.pid_floor, &extra)?;
@@ -99,6 +97,14 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     order_checkpoint(systemd)?;
     record.end(phase);
     Ok(record.advance(Event::Armed, &paths.record())?)
+}
+
+/// Recorded first: what the pin replaces must be known also when the machine goes down while it is made.
+fn pin(paths: &Paths, record: &mut Record) -> Result<()> {
+    let loader = boot::detect(paths)?;
+    let pin = record.pin.insert(loader.plan(&record.source)?).clone();
+    record.save(&paths.record())?;
+    loader.pin(&pin, &record.source)
 }
 
 /// Every PID and thread id of now: the services' own are among them, and none of theirs may be given out again.

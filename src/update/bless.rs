@@ -28,8 +28,8 @@ pub fn run(paths: &Paths) -> Result<()> {
     record.end(phase);
     let verdict = verdict.and_then(|()| {
         let phase = record.begin("bless");
-        let pin = record.pin.clone().unwrap_or_else(undo::unrecorded_pin);
-        boot::detect(paths)?.bless(&pin, &record.target.release)?;
+        let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
+        boot::of(pin, paths)?.bless(pin, &record.target.release)?;
         kernel::Staged::remove(paths)?;
         record.end(phase);
         Ok(())

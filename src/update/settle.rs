@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use super::{Event, Lock, Record, State, UnitState, bless, restore, undo};
+use crate::net;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
-use crate::{boot, net};
 
 /// Ends an unfinished update of an earlier boot. Units that were not resumed start cold. `kup-settle.service` runs it.
 ///
@@ -27,8 +27,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     let switched = matches!(record.state(), State::Switching | State::Restoring | State::Assessing);
     if !switched {
         // Nothing was committed: the units' memory was lost with the machine, not by the update.
-        let pin = record.pin.clone().unwrap_or_else(undo::unrecorded_pin);
-        boot::detect(paths).and_then(|l| l.unpin(&pin)).unwrap_or_else(|e| tracing::error!("{e:#}"));
+        undo::unpin(paths, &record).unwrap_or_else(|e| tracing::error!("{e:#}"));
     }
     record.advance(if switched { Event::Fail } else { Event::Abort }, &paths.record())?;
     if let Err(e) = net::lock::unlock() {

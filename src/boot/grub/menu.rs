@@ -34,6 +34,8 @@ pub struct Menu {
     pub entries: Vec<Entry>,
     /// The value of `default` when the menu is shown; `None` where it cannot be known.
     pub default: Option<String>,
+    /// Of `timeout`: seconds until the default is booted, `-1` for never; `None` where it cannot be known.
+    pub timeout: Option<String>,
 }
 
 /// A variable's value; `None` is unknown.
@@ -53,7 +55,8 @@ pub fn read(text: &str, grubenv: &BTreeMap<String, String>) -> Result<Menu, BadS
     variables.extend(grubenv.iter().map(|(k, v)| (k.clone(), Some(v.clone()))));
     let mut entries = Vec::new();
     run(&nodes, &mut variables, &mut entries, false);
-    Ok(Menu { entries, default: variables.remove("default").flatten() })
+    let mut value = |name| variables.remove(name).flatten();
+    Ok(Menu { entries, default: value("default"), timeout: value("timeout") })
 }
 
 fn run(nodes: &[Node], variables: &mut Variables, entries: &mut Vec<Entry>, uncertain: bool) {
