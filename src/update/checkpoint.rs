@@ -17,7 +17,7 @@ use crate::net::lock::{self, Connection, LockSpec};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
-use crate::{criu, inspect};
+use crate::{boot, criu, inspect};
 
 /// Target that systemd starts for `systemctl kexec`.
 const KEXEC: &str = "kexec.target";
@@ -58,6 +58,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 }
 
 fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<()> {
+    still_possible(paths, record)?;
     let settings = Settings::load(paths)?;
     let criu = criu::program().context("criu is not installed any more")?;
     let units: Vec<UnitName> =
@@ -104,6 +105,16 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
         }
     }
     Ok(record.save(&paths.record())?)
+}
+
+/// Much may have been done to the machine since the update was armed: both kernels must be there, and a reset must still
+/// lead to the old one.
+fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
+    if let Some(reason) = undo::lost_kernel(paths, record)? {
+        bail!(reason);
+    }
+    let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
+    boot::holds(pin, paths, &record.source)
 }
 
 fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {
