@@ -49,7 +49,7 @@ type Variables = BTreeMap<String, Value>;
 pub fn read(text: &str, grubenv: &BTreeMap<String, String>) -> Result<Menu, BadScript> {
     let nodes = script::parse(text)?;
     let mut variables: Variables = BTreeMap::new();
-    for name in ["default", "next_entry", "saved_entry", "prev_saved_entry"] {
+    for name in ["default", "next_entry", "saved_entry", "prev_saved_entry", "recordfail"] {
         variables.insert(name.into(), Some(String::new()));
     }
     variables.extend(grubenv.iter().map(|(k, v)| (k.clone(), Some(v.clone()))));

@@ -1,7 +1,9 @@
 //! GRUB as Debian sets it up: a file in /etc/default/grub.d, `update-grub`, and then a look at the grub.cfg that came out.
 //!
 //! A setting and not grubenv, because grubenv's saved entry counts only with GRUB_DEFAULT=saved, and GRUB itself may
-//! overwrite it; a setting is kept by every `update-grub` that a package runs while the pin is there.
+//! overwrite it (or, on LVM, RAID and btrfs, not be able to take a one-shot entry out again): it is only read here. A
+//! setting is kept by every `update-grub` that a package runs while the pin is there. With UEFI firmware the same grub.cfg
+//! counts: the one on the EFI system partition only leads to it.
 
 mod env;
 mod menu;

@@ -91,6 +91,20 @@ fn pinned_and_given_back() {
 }
 
 #[test]
+fn grubenv_is_only_read() {
+    let m = Machine::new("GRUB_DEFAULT=saved\n");
+    let block = "# GRUB Environment Block\nsaved_entry=1>2\n####";
+    m.put(GRUBENV, block);
+    assert_eq!(m.boots(), OLD);
+    for blessed in [OLD, NEW] {
+        let pin = m.pin(OLD).unwrap();
+        m.grub.bless(&pin, blessed).unwrap();
+        assert_eq!(m.boots(), blessed);
+        assert_eq!(read(&m.grub.paths.at(GRUBENV)).unwrap().as_deref(), Some(block));
+    }
+}
+
+#[test]
 fn what_was_there_comes_back() {
     let m = Machine::new("GRUB_DEFAULT=0\n");
     m.put(SETTING, "# by hand\nGRUB_DEFAULT=1\n");
@@ -164,6 +178,8 @@ fn findings() {
     let (blocker, warning) = (Severity::Blocker, Severity::Warning);
     let want = [("boot.no-entry", blocker), ("boot.savedefault", warning), ("boot.overridden", blocker)];
     assert_eq!(m.ids(), want.map(|(id, s)| (id.to_string(), s)));
+    m.put(CONFIG, &m.files().1.replace("set timeout=1", "set timeout=-1"));
+    assert!(m.ids().contains(&("boot.waits".into(), warning)));
     m.put(CONFIG, "if");
     assert_eq!(m.ids()[0], ("boot.unreadable".into(), blocker));
 
