@@ -53,7 +53,8 @@ pub fn abort(paths: &Paths) -> Result<()> {
     let Some(mut record) = Record::load(&paths.record())? else { bail!("no update is under way") };
     match record.state() {
         State::Checking | State::Arming | State::Armed => {
-            undo::abort(paths, &Systemd::connect()?, &mut record, "the administrator gave it up")
+            let reason = undo::lost_kernel(paths, &record)?.unwrap_or_else(|| "the administrator gave it up".into());
+            undo::abort(paths, &Systemd::connect()?, &mut record, &reason)
         }
         state => bail!("update {} is {}: it cannot be given up", record.id, state.as_str()),
     }

@@ -177,6 +177,28 @@ fn hooks_stage_and_unstage() {
 }
 
 #[test]
+fn a_removed_kernel_takes_the_armed_update_with_it() {
+    for (removed, needed) in [("6.12.94", true), ("6.12.107", true), ("6.12.90", false)] {
+        let bench = Bench::new(|paths, unit| {
+            let mut record = Record::load(&paths.record()).unwrap().unwrap();
+            match unit {
+                "kup-abort.service" => record.advance(Event::Abort, &paths.record()).unwrap(),
+                other => panic!("{other} is not to be started"),
+            }
+            DONE
+        });
+        let target = TargetKernel { release: "6.12.107".into(), image: "/boot/vmlinuz-6.12.107".into(), initrd: None };
+        let mut record = Record::new("5a".parse().unwrap(), "6.12.94".into(), "b".into(), target);
+        for event in [Event::Pass, Event::Armed] {
+            record.advance(event, &bench.paths.record()).unwrap();
+        }
+        zbus::block_on(bench.manager().kernel_removed(removed)).unwrap();
+        let aborted = bench.orders().contains(&"start kup-abort.service".to_string());
+        assert_eq!(aborted, needed, "{removed}");
+    }
+}
+
+#[test]
 fn automatic_mode_starts_its_unit() {
     let bench = Bench::new(|_, _| DONE);
     write(&bench.paths, "/etc/kup/kup.toml", "Mode = \"automatic\"\n");

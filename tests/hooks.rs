@@ -137,6 +137,47 @@ fn a_removed_kernel_is_no_target() {
     assert_eq!(Staged::read(&paths).unwrap(), None);
 }
 
+/// kernel-install copies /proc/cmdline into entries; what kup wrote there for one switch must not stay.
+#[test]
+fn entries_are_free_of_our_words() {
+    let (_dir, paths) = system(true);
+    let entries = paths.at("/boot/efi/loader/entries");
+    fs::create_dir_all(&entries).unwrap();
+    fs::create_dir_all(paths.at("/proc")).unwrap();
+    let ours = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10";
+    let add = |cmdline: &str, file: &str, options: &str| {
+        fs::write(paths.at("/proc/cmdline"), format!("{cmdline}\n")).unwrap();
+        let entry = entries.join(file);
+        let text = |options: &str| format!("title kup.txn=5a\noptions    {options}\nlinux  /token/{RELEASE}/linux\n");
+        fs::write(&entry, text(options)).unwrap();
+        let mut hook = Command::new("sh");
+        hook.arg(hooks().join("95-kup.install")).args(["add", RELEASE, "/boot/efi/token"]);
+        hook.env("DPKG_ROOT", paths.at("/")).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+        hook.env("KERNEL_INSTALL_LAYOUT", "bls").env("KERNEL_INSTALL_ENTRY_TOKEN", "token");
+        quiet(hook.env("KERNEL_INSTALL_BOOT_ROOT", paths.at("/boot/efi")).output().unwrap());
+        let now = fs::read_to_string(&entry).unwrap();
+        assert_eq!(fs::read_dir(&entries).unwrap().count(), 1);
+        fs::remove_file(entry).unwrap();
+        now.strip_prefix("title kup.txn=5a\noptions    ").unwrap().lines().next().unwrap().to_string()
+    };
+    let (plain, counted) = (format!("token-{RELEASE}.conf"), format!("token-{RELEASE}+3.conf"));
+    for (file, cmdline, options, want) in [
+        (&plain, format!("root=/dev/vda1 ro {ours}"), format!("root=/dev/vda1 ro {ours}"), "root=/dev/vda1 ro"),
+        (&counted, format!("ro {ours}"), format!("ro {ours} systemd.machine_id=1"), "ro systemd.machine_id=1"),
+        (&plain, format!("ro {ours} -- single"), format!("ro {ours} -- single"), "ro -- single"),
+        (&plain, "ro quiet".into(), "ro quiet".into(), "ro quiet"),
+        (&plain, format!("ro {ours}"), "from=/etc/kernel/cmdline".into(), "from=/etc/kernel/cmdline"),
+    ] {
+        assert_eq!(add(&cmdline, file, &options), want, "{cmdline}");
+    }
+    let other = format!("token-{RELEASE}-rt.conf");
+    assert_eq!(
+        add(&format!("ro {ours}"), &other, &format!("ro {ours}")),
+        format!("ro {ours}"),
+        "another kernel's entry"
+    );
+}
+
 #[test]
 fn nothing_fails_the_package_manager() {
     // Removed and not purged: the files in /etc are all that is left.

@@ -5,11 +5,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Runs `program` to its end. What it says goes to the debug log, and into the error where it fails.
+/// Runs `program` to its end; gives its standard output. What it says goes to the debug log, and into the error where it
+/// fails.
 ///
 /// # Errors
 /// When it cannot be run or fails.
-pub fn run(program: &Path, arguments: &[&str]) -> Result<()> {
+pub fn run(program: &Path, arguments: &[&str]) -> Result<String> {
     let name = program.display();
     let output = Command::new(program)
         .args(arguments)
@@ -17,6 +18,7 @@ pub fn run(program: &Path, arguments: &[&str]) -> Result<()> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {name}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     for line in said.lines() {
@@ -26,7 +28,7 @@ pub fn run(program: &Path, arguments: &[&str]) -> Result<()> {
         let last: Vec<_> = said.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev().collect();
         bail!("{name} failed ({}): {}", output.status, last.join(" | "));
     }
-    Ok(())
+    Ok(stdout)
 }
 
 #[cfg(test)]
@@ -36,7 +38,7 @@ mod tests {
     #[test]
     fn errors_hold_what_was_said() {
         let shell = Path::new("/bin/sh");
-        run(shell, &["-c", "echo fine"]).unwrap();
+        assert_eq!(run(shell, &["-c", "echo fine; echo aside >&2"]).unwrap(), "fine\n");
         let e = run(shell, &["-c", "echo first; echo no space left >&2; exit 3"]).unwrap_err().to_string();
         assert!(e.contains("no space left") && e.contains("exit status: 3"), "{e}");
         assert!(run(Path::new("/nonexistent"), &[]).unwrap_err().to_string().contains("cannot run /nonexistent"));

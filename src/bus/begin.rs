@@ -150,6 +150,20 @@ pub async fn kernel_installed(daemon: &Daemon, conn: &Connection, release: &str)
     Ok(changed)
 }
 
+/// Gives an armed update up that needs the removed kernel `release`: without the running one there is no way back, and
+/// the target, though loaded, would find no modules. The caller changes nothing else meanwhile.
+///
+/// # Errors
+/// [`Error::Failed`].
+pub async fn kernel_removed(daemon: &Daemon, conn: &Connection, release: &str) -> Result<(), Error> {
+    daemon.tracker.refresh(conn).await?;
+    let needs = |u: &UpdateView| u.state == State::Armed && [&u.source, &u.target].iter().any(|k| *k == release);
+    let Some(update) = daemon.tracker.shown().filter(needs) else { return Ok(()) };
+    tracing::warn!("update {} is given up: kernel {release} was removed", update.id);
+    systemd::run(conn, ABORT_UNIT).await?;
+    Ok(daemon.tracker.refresh(conn).await?)
+}
+
 /// What an installed kernel does, as kup.toml says.
 ///
 /// # Errors

@@ -150,7 +150,8 @@ impl Manager {
         Ok(())
     }
 
-    /// For the package hook, root only: a kernel was removed. It is not the target any more.
+    /// For the package hook, root only: a kernel was removed. It is not the target any more, and an armed update that needs
+    /// it is given up.
     async fn kernel_removed(
         &self,
         release: &str,
@@ -164,7 +165,7 @@ impl Manager {
         if kernels::unstage(&self.daemon.paths, release)? {
             self.staged_kernel_changed(&emitter).await?;
         }
-        Ok(())
+        begin::kernel_removed(&self.daemon, conn, release).await
     }
 
     /// The version of kup.

@@ -12,8 +12,8 @@ pub const MAX: usize = 2047;
 /// The kernel would cut the command line off.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the target's command line would be {length} bytes long, kernels take {MAX}; shorten GRUB_CMDLINE_LINUX in \
-     /etc/default/grub and reboot once"
+    "the target's command line would be {length} bytes long, kernels take {MAX}; shorten it where the boot loader has it \
+     from (GRUB_CMDLINE_LINUX in /etc/default/grub, or options in systemd-boot's entry) and reboot once"
 )]
 pub struct TooLong {
     /// Its length in bytes.
@@ -66,7 +66,7 @@ pub fn make(running: &str, image: &Path, ours: &Ours) -> Result<String, TooLong>
     let kept: Vec<&str> =
         without_ours(words).into_iter().filter(|w| !is_replaced(w) && !ours.extra.contains(w)).collect();
     let init = kept.iter().position(|w| *w == "--").unwrap_or(kept.len());
-    let mut line = vec![boot_image.as_str()];
+    let mut line: Vec<&str> = boot_image.as_deref().into_iter().collect();
     line.extend(&kept[..init]);
     line.extend([begin.as_str(), &pid_max, &floor]);
     line.extend(ours.extra);
@@ -105,13 +105,14 @@ fn is_replaced(word: &str) -> bool {
 }
 
 /// GRUB names the image as seen from the partition that it lies on (`/vmlinuz-…` with a /boot of its own): stay with that.
-fn boot_image(words: &[&str], image: &Path) -> String {
+/// Other boot loaders do not, and [`crate::boot::detect`] knows GRUB by it.
+fn boot_image(words: &[&str], image: &Path) -> Option<String> {
     let file = image.file_name().unwrap_or_default().to_string_lossy();
-    let running = words.iter().find_map(|w| w.strip_prefix("BOOT_IMAGE="));
-    match running.and_then(|r| r.rsplit_once('/')) {
+    let running = words.iter().find_map(|w| w.strip_prefix("BOOT_IMAGE="))?;
+    Some(match running.rsplit_once('/') {
         Some((directory, _)) => format!("BOOT_IMAGE={directory}/{file}"),
         None => format!("BOOT_IMAGE={}", image.display()),
-    }
+    })
 }
 
 /// The words as the kernel splits them (lib/cmdline.c, next_arg): at white space outside double quotes. Quotes are kept.
@@ -146,16 +147,24 @@ mod tests {
         let new = "BOOT_IMAGE=/boot/vmlinuz-6.12.107+deb13-cloud-amd64";
         for (running, want) in [
             ("BOOT_IMAGE=/boot/vmlinuz-6.12.94 root=UUID=1-2 ro console=ttyS0\n", "root=UUID=1-2 ro console=ttyS0"),
-            ("root=/dev/vda1 initrd=\\initrd.img\n", "root=/dev/vda1"),
-            (r#"dyndbg="file a.c +p" kup.debug x"#, r#"dyndbg="file a.c +p" x"#),
-            (r#"sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#, "sysctl.kernel.pid_max=65536 ro"),
-            ("ro kup.txn=49 modprobe.blacklist=i6300esb panic=5 kup.end panic=7", "ro panic=7"),
-            ("ro kup.txn=49 panic=5 kup.begin", "ro panic=5"),
+            (r#"BOOT_IMAGE=vmlinuz dyndbg="file a.c +p" kup.debug x"#, r#"dyndbg="file a.c +p" x"#),
+            (
+                r#"BOOT_IMAGE=/boot/vmlinuz-1 sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#,
+                "sysctl.kernel.pid_max=65536 ro",
+            ),
+            ("BOOT_IMAGE=vmlinuz ro kup.txn=49 modprobe.blacklist=i6300esb panic=5 kup.end panic=7", "ro panic=7"),
+            ("BOOT_IMAGE=vmlinuz ro kup.txn=49 panic=5 kup.begin", "ro panic=5"),
         ] {
             assert_eq!(make(running), format!("{new} {want} {OURS}"));
         }
-        assert_eq!(make(""), format!("{new} {OURS}"));
-        assert_eq!(make("ro -- single"), format!("{new} ro {OURS} -- single"));
+        for (running, want) in [
+            ("root=/dev/vda1 initrd=\\initrd.img\n", "root=/dev/vda1"),
+            (r#"sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#, "sysctl.kernel.pid_max=65536 ro"),
+        ] {
+            assert_eq!(make(running), format!("{want} {OURS}"), "not GRUB's");
+        }
+        assert_eq!(make(""), OURS);
+        assert_eq!(make("ro -- single"), format!("ro {OURS} -- single"));
         assert!(make("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.1 ro").starts_with("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.12.107"));
     }
 
@@ -179,7 +188,7 @@ mod tests {
     #[test]
     fn the_words_of_an_update_go_with_it() {
         let image = Path::new("/boot/vmlinuz-1");
-        let first = make_with("ro -- x", image, &["panic=10", "modprobe.blacklist=i6300esb"]).unwrap();
+        let first = make_with("BOOT_IMAGE=/boot/vmlinuz-0 ro -- x", image, &["panic=10", "modprobe.blacklist=i6300esb"]).unwrap();
         assert!(first.contains("blacklist"));
         let id = "5b".parse().unwrap();
         let back = Ours { direction: Direction::Back, id: &id, pid_floor: 400, extra: &[] };

@@ -126,13 +126,9 @@ fn blockers(findings: &[preflight::Finding]) -> impl Iterator<Item = &str> {
 
 fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record) -> Result<()> {
     let phase = record.begin("arm");
-    let loader = boot::detect(paths)?;
-    // A reverse update leaves a kernel that is not to boot again.
-    let old = if record.reverses.is_some() { &record.target.release } else { &record.source };
-    record.pin = Some(loader.pin(old).with_context(|| format!("the boot loader cannot be pinned to kernel {old}"))?);
-    faults::at("arm.pinned")?;
     record.pid_floor = kernel::pid_floor(&pids_in_use()?);
-    record.save(&paths.record())?;
+    pin(paths, record)?;
+    faults::at("arm.pinned")?;
     let running = fs::read_to_string(paths.cmdline())?;
     let mut extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
     let given = [kernel::cmdline::own(&running), extra.clone()].concat();
@@ -146,6 +142,15 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     record.end(phase);
     record.advance(Event::Armed, &paths.record())?;
     Ok(faults::at("arm.armed")?)
+}
+
+/// Recorded first: what the pin replaces must be known also when the machine goes down while it is made.
+fn pin(paths: &Paths, record: &mut Record) -> Result<()> {
+    let loader = boot::detect(paths)?;
+    let old = record.old_kernel().to_owned();
+    let pin = record.pin.insert(loader.plan(&old)?).clone();
+    record.save(&paths.record())?;
+    loader.pin(&pin, &old).with_context(|| format!("the boot loader cannot be pinned to kernel {old}"))
 }
 
 /// Every PID and thread id of now: the services' own are among them, and none of theirs may be given out again.

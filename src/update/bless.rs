@@ -45,9 +45,9 @@ pub fn run(paths: &Paths) -> Result<()> {
     };
     faults::at("bless.begun")?;
     let phase = record.begin("bless");
-    let pin = record.pin.clone().unwrap_or_else(undo::unrecorded_pin);
-    let blessed = boot::detect(paths)
-        .and_then(|loader| loader.bless(&pin, &record.target.release))
+    let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned");
+    let blessed = pin
+        .and_then(|pin| boot::of(pin, paths)?.bless(pin, &record.target.release))
         .and_then(|()| kernel::Staged::remove(paths));
     record.end(phase);
     faults::at("bless.blessed")?;

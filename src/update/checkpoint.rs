@@ -18,7 +18,7 @@ use crate::paths::Paths;
 use crate::sys::freezer::Freezer;
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
-use crate::{criu, faults, inspect};
+use crate::{boot, criu, faults, inspect};
 
 /// Target that systemd starts for `systemctl kexec`.
 pub(super) const KEXEC: &str = "kexec.target";
@@ -60,6 +60,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 
 fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<()> {
     faults::at("checkpoint.begun")?;
+    still_possible(paths, record)?;
     let settings = Settings::load(paths)?;
     let criu = criu::program().context("criu is not installed any more")?;
     let units: Vec<UnitName> =
@@ -141,6 +142,16 @@ pub(super) fn thaw_all(record: &Record) -> Result<()> {
         .filter(|(_, u)| !u.cgroup.is_empty())
         .map(|(name, unit)| Freezer::of(&unit.cgroup).thaw().with_context(|| format!("{name} stays frozen")));
     thawed.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Much may have been done to the machine since the update was armed: both kernels must be there, and a reset must still
+/// lead to the old one.
+fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
+    if let Some(reason) = undo::lost_kernel(paths, record)? {
+        bail!(reason);
+    }
+    let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
+    boot::holds(pin, paths, record.old_kernel())
 }
 
 fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {

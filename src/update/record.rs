@@ -82,11 +82,11 @@ pub struct TargetKernel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
-    /// Which boot loader: `grub`.
+    /// Which boot loader: `grub` or `systemd-boot`.
     pub loader: String,
     /// The entry that is pinned, in the boot loader's own words.
     pub entry: String,
-    /// What stood where the pin was written, byte for byte; `None` where nothing did.
+    /// What stood where the pin was written (GRUB's setting, systemd-boot's variable); `None` where nothing did.
     pub before: Option<String>,
 }
 
@@ -237,6 +237,11 @@ impl Record {
     /// Where the update stands.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// The kernel that boots by default while the update is under way. A reverse update leaves one that is not to boot again.
+    pub fn old_kernel(&self) -> &str {
+        if self.reverses.is_some() { &self.target.release } else { &self.source }
     }
 
     /// Parses a record.

@@ -4,9 +4,9 @@
 use anyhow::Result;
 
 use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, restore, trial, undo};
+use crate::net;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
-use crate::{boot, net};
 
 /// Does what is left to do for an unfinished update: goes back to the old kernel, if that can still save something, and
 /// else ends it; units that were not resumed start cold then. `kup-settle.service` runs it.
@@ -60,8 +60,7 @@ fn end(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> R
     let switched = !matches!(record.state(), State::Checking | State::Arming | State::Armed | State::Checkpointing);
     if !switched {
         // Nothing was committed: the units' memory was lost with the machine, not by the update.
-        let pin = record.pin.clone().unwrap_or_else(undo::unrecorded_pin);
-        boot::detect(paths).and_then(|l| l.unpin(&pin)).unwrap_or_else(|e| tracing::error!("{e:#}"));
+        undo::unpin(paths, record).unwrap_or_else(|e| tracing::error!("{e:#}"));
     }
     if switched {
         trial::end(paths, systemd, record);

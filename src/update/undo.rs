@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Event, Pin, Record, bless, checkpoint, trial};
+use super::{Event, Record, bless, checkpoint, trial};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::{boot, kernel, net};
@@ -43,14 +43,26 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
     if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("{}", failures.join("; "))) }
 }
 
-fn unpin(paths: &Paths, record: &Record) -> Result<()> {
-    let Some(pin) = &record.pin else { return Ok(()) };
-    boot::detect(paths)?.unpin(pin)
+/// Which kernel that the update needs was removed, as a reason to give it up. apt's autoremove spares the running kernel,
+/// but whoever removes it by name is free to do so.
+///
+/// # Errors
+/// When /boot cannot be read.
+pub fn lost_kernel(paths: &Paths, record: &Record) -> Result<Option<String>> {
+    let installed = kernel::discover(paths)?;
+    let gone = |release: &str| !installed.iter().any(|k| k.release == release);
+    let lost = [(&record.source, "the way back"), (&record.target.release, "the target")];
+    let lost = lost.into_iter().find(|(release, _)| gone(release));
+    Ok(lost.map(|(release, what)| format!("kernel {release}, {what}, was removed")))
 }
 
-/// Pins that were written but not recorded (a crash in between) look like this one.
-pub fn unrecorded_pin() -> Pin {
-    Pin { loader: "grub".into(), entry: String::new(), before: None }
+/// Takes the record's pin away; a record without one is of an update that had not come to that.
+///
+/// # Errors
+/// As [`boot::BootLoader::unpin`].
+pub fn unpin(paths: &Paths, record: &Record) -> Result<()> {
+    let Some(pin) = &record.pin else { return Ok(()) };
+    boot::of(pin, paths)?.unpin(pin)
 }
 
 /// Stops kup-checkpoint.service, which finds nothing to do, and forgets its ordering.

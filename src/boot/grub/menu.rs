@@ -34,6 +34,8 @@ pub struct Menu {
     pub entries: Vec<Entry>,
     /// The value of `default` when the menu is shown; `None` where it cannot be known.
     pub default: Option<String>,
+    /// Of `timeout`: seconds until the default is booted, `-1` for never; `None` where it cannot be known.
+    pub timeout: Option<String>,
 }
 
 /// A variable's value; `None` is unknown.
@@ -47,13 +49,14 @@ type Variables = BTreeMap<String, Value>;
 pub fn read(text: &str, grubenv: &BTreeMap<String, String>) -> Result<Menu, BadScript> {
     let nodes = script::parse(text)?;
     let mut variables: Variables = BTreeMap::new();
-    for name in ["default", "next_entry", "saved_entry", "prev_saved_entry"] {
+    for name in ["default", "next_entry", "saved_entry", "prev_saved_entry", "recordfail"] {
         variables.insert(name.into(), Some(String::new()));
     }
     variables.extend(grubenv.iter().map(|(k, v)| (k.clone(), Some(v.clone()))));
     let mut entries = Vec::new();
     run(&nodes, &mut variables, &mut entries, false);
-    Ok(Menu { entries, default: variables.remove("default").flatten() })
+    let mut value = |name| variables.remove(name).flatten();
+    Ok(Menu { entries, default: value("default"), timeout: value("timeout") })
 }
 
 fn run(nodes: &[Node], variables: &mut Variables, entries: &mut Vec<Entry>, uncertain: bool) {

@@ -1,7 +1,9 @@
 //! GRUB as Debian sets it up: a file in /etc/default/grub.d, `update-grub`, and then a look at the grub.cfg that came out.
 //!
 //! A setting and not grubenv, because grubenv's saved entry counts only with GRUB_DEFAULT=saved, and GRUB itself may
-//! overwrite it; a setting is kept by every `update-grub` that a package runs while the pin is there.
+//! overwrite it (or, on LVM, RAID and btrfs, not be able to take a one-shot entry out again): it is only read here. A
+//! setting is kept by every `update-grub` that a package runs while the pin is there. With UEFI firmware the same grub.cfg
+//! counts: the one on the EFI system partition only leads to it.
 
 mod env;
 mod menu;
@@ -11,11 +13,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::{BootLoader, command};
+use super::{BootLoader, command, read, waits};
 use crate::kernel;
 use crate::paths::Paths;
 use crate::preflight::Finding;
@@ -176,6 +178,9 @@ impl Grub {
                 Finding::blocker("boot.one-shot", message).fix("grub-editenv /boot/grub/grubenv unset next_entry"),
             );
         }
+        if menu.timeout.as_deref() == Some("-1") {
+            found.push(waits("GRUB").fix("set GRUB_TIMEOUT in /etc/default/grub to some seconds, and run update-grub"));
+        }
         if menu.saves_default() {
             let message = "GRUB_SAVEDEFAULT is on: a fall back to the old kernel makes that one the saved default";
             found.push(
@@ -216,34 +221,27 @@ struct Backup {
     setting: Option<String>,
 }
 
-/// The file's content; `None` where there is no file.
-fn read(path: &Path) -> Result<Option<String>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))?)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
 fn no_entry(message: String) -> Finding {
     Finding::blocker("boot.no-entry", message).fix("install the running kernel's package again, or reboot once")
 }
 
 impl BootLoader for Grub {
     fn name(&self) -> &'static str {
-        "grub"
+        super::GRUB
     }
 
-    fn pin(&self, release: &str) -> Result<Pin> {
+    fn plan(&self, release: &str) -> Result<Pin> {
         let entry = self.entry_of(&self.menu()?, release)?;
+        Ok(Pin { loader: self.name().into(), entry, before: read(&self.setting())? })
+    }
+
+    fn pin(&self, pin: &Pin, release: &str) -> Result<()> {
         if let Some(once) = self.grubenv()?.get("next_entry").filter(|e| !e.is_empty()) {
             bail!("GRUB is told to boot '{once}' once; run: grub-editenv {GRUBENV} unset next_entry");
         }
-        let before = read(&self.setting())?;
         let why = "An update is under way: until it is over, a reset must boot the kernel that ran before it.";
-        self.all_or_nothing(|| self.set_default(&entry, release, why))
-            .context("cannot pin GRUB to the running kernel")?;
-        Ok(Pin { loader: self.name().into(), entry, before })
+        self.all_or_nothing(|| self.set_default(&pin.entry, release, why))
+            .context("cannot pin GRUB to the running kernel")
     }
 
     fn unpin(&self, pin: &Pin) -> Result<()> {

@@ -62,6 +62,12 @@ impl Machine {
         (read(&self.grub.setting()).unwrap(), fs::read_to_string(self.grub.paths.at(CONFIG)).unwrap())
     }
 
+    fn pin(&self, release: &str) -> Result<Pin> {
+        let pin = self.grub.plan(release)?;
+        self.grub.pin(&pin, release)?;
+        Ok(pin)
+    }
+
     fn ids(&self) -> Vec<(String, Severity)> {
         self.grub.findings().into_iter().map(|f| (f.id, f.severity)).collect()
     }
@@ -73,7 +79,7 @@ fn pinned_and_given_back() {
         let m = Machine::new(settings);
         let before = m.files();
         assert_eq!((m.boots().as_str(), m.ids()), (NEW, vec![]));
-        let pin = m.grub.pin(OLD).unwrap();
+        let pin = m.pin(OLD).unwrap();
         assert_eq!(pin.entry, format!("gnulinux-advanced-{UUID}>gnulinux-{OLD}-advanced-{UUID}"));
         assert_eq!((pin.before.as_deref(), m.boots().as_str()), (None, OLD));
         m.grub.generate().unwrap();
@@ -85,12 +91,26 @@ fn pinned_and_given_back() {
 }
 
 #[test]
+fn grubenv_is_only_read() {
+    let m = Machine::new("GRUB_DEFAULT=saved\n");
+    let block = "# GRUB Environment Block\nsaved_entry=1>2\n####";
+    m.put(GRUBENV, block);
+    assert_eq!(m.boots(), OLD);
+    for blessed in [OLD, NEW] {
+        let pin = m.pin(OLD).unwrap();
+        m.grub.bless(&pin, blessed).unwrap();
+        assert_eq!(m.boots(), blessed);
+        assert_eq!(read(&m.grub.paths.at(GRUBENV)).unwrap().as_deref(), Some(block));
+    }
+}
+
+#[test]
 fn what_was_there_comes_back() {
     let m = Machine::new("GRUB_DEFAULT=0\n");
     m.put(SETTING, "# by hand\nGRUB_DEFAULT=1\n");
     m.grub.generate().unwrap();
     let before = m.files();
-    let pin = m.grub.pin(OLD).unwrap();
+    let pin = m.pin(OLD).unwrap();
     assert_eq!((pin.before.clone(), m.boots().as_str()), (before.0.clone(), OLD));
     m.grub.unpin(&pin).unwrap();
     assert_eq!(m.files(), before);
@@ -99,22 +119,22 @@ fn what_was_there_comes_back() {
 #[test]
 fn blessed() {
     let m = Machine::new("GRUB_DEFAULT=0\n");
-    let pin = m.grub.pin(OLD).unwrap();
+    let pin = m.pin(OLD).unwrap();
     m.grub.bless(&pin, NEW).unwrap();
     assert_eq!((m.files().0, m.boots().as_str()), (None, NEW), "GRUB's own choice is the right one");
 
-    let pin = m.grub.pin(NEW).unwrap();
+    let pin = m.pin(NEW).unwrap();
     m.grub.bless(&pin, OLD).unwrap();
     assert!(m.files().0.unwrap().contains(&format!("gnulinux-{OLD}")), "an older kernel has to be written down");
     assert_eq!(m.boots(), OLD);
 
-    let pin = m.grub.pin(OLD).unwrap();
+    let pin = m.pin(OLD).unwrap();
     assert!(pin.before.is_some());
     m.grub.bless(&pin, NEW).unwrap();
     assert_eq!((m.files().0, m.boots().as_str()), (None, NEW), "and is forgotten when it is no longer needed");
 
     let fixed = Machine::new(&format!("GRUB_DEFAULT='1>gnulinux-{OLD}-advanced-{UUID}'\n"));
-    let pin = fixed.grub.pin(OLD).unwrap();
+    let pin = fixed.pin(OLD).unwrap();
     fixed.grub.bless(&pin, NEW).unwrap();
     assert_eq!(fixed.boots(), NEW);
 }
@@ -124,7 +144,7 @@ fn failures_leave_everything_as_it_was() {
     let m = Machine::new("GRUB_DEFAULT=0\n");
     let before = m.files();
     let refused = |release: &str| {
-        let e = format!("{:#}", m.grub.pin(release).unwrap_err());
+        let e = format!("{:#}", m.pin(release).unwrap_err());
         assert_eq!(m.files(), before, "{e}");
         e
     };
@@ -141,7 +161,7 @@ fn failures_leave_everything_as_it_was() {
     assert_eq!(m.ids(), [("boot.one-shot".into(), Severity::Blocker)]);
 
     m.put(GRUBENV, "");
-    let pin = m.grub.pin(OLD).unwrap();
+    let pin = m.pin(OLD).unwrap();
     let pinned = m.files();
     m.put("/broken", "");
     assert!(m.grub.bless(&pin, NEW).is_err());
@@ -158,6 +178,8 @@ fn findings() {
     let (blocker, warning) = (Severity::Blocker, Severity::Warning);
     let want = [("boot.no-entry", blocker), ("boot.savedefault", warning), ("boot.overridden", blocker)];
     assert_eq!(m.ids(), want.map(|(id, s)| (id.to_string(), s)));
+    m.put(CONFIG, &m.files().1.replace("set timeout=1", "set timeout=-1"));
+    assert!(m.ids().contains(&("boot.waits".into(), warning)));
     m.put(CONFIG, "if");
     assert_eq!(m.ids()[0], ("boot.unreadable".into(), blocker));
 
