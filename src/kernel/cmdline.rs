@@ -188,7 +188,9 @@ mod tests {
     #[test]
     fn the_words_of_an_update_go_with_it() {
         let image = Path::new("/boot/vmlinuz-1");
-        let first = make_with("BOOT_IMAGE=/boot/vmlinuz-0 ro -- x", image, &["panic=10", "modprobe.blacklist=i6300esb"]).unwrap();
+        let first =
+            make_with("BOOT_IMAGE=/boot/vmlinuz-0 ro -- x", image, &["panic=10", "modprobe.blacklist=i6300esb"])
+                .unwrap();
         assert!(first.contains("blacklist"));
         let id = "5b".parse().unwrap();
         let back = Ours { direction: Direction::Back, id: &id, pid_floor: 400, extra: &[] };

@@ -156,6 +156,8 @@ fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
 
 fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {
     let images = paths.images(record.id.as_str());
+    // Whatever lies there is nobody's, and may not be root's alone.
+    undo::wipe(&paths.images_root())?;
     let mut builder = DirBuilder::new();
     builder.mode(0o700).recursive(true);
     for unit in units {

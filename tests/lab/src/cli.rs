@@ -22,6 +22,8 @@ pub enum Verb {
     Test(TestArgs),
     /// Measure
     Bench(BenchArgs),
+    /// Many updates in a row, under load
+    Soak(SoakArgs),
     /// A machine to try things in
     Vm(VmArgs),
     /// Build kup as a Debian package
@@ -55,6 +57,14 @@ impl TestArgs {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.jobs.unwrap_or(cores.min(2)).max(1)
     }
+}
+
+/// `cargo lab soak`.
+#[derive(Debug, Args)]
+pub struct SoakArgs {
+    /// How many
+    #[arg(long, default_value_t = 50)]
+    pub updates: u32,
 }
 
 /// `cargo lab bench`.

@@ -28,6 +28,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     match &cli.verb {
         Verb::Demo => demo::run(),
         Verb::Test(args) => runner::test(args),
+        Verb::Soak(args) => runner::soak(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Vm(args) => interactive::run(args),
         Verb::Kernel => kernel::run(),

@@ -14,6 +14,7 @@ mod refuse;
 mod restore_failure;
 mod resume_once;
 mod security;
+pub mod soak;
 mod thrice;
 mod turncoat;
 mod units;
@@ -64,6 +65,7 @@ pub const ALL: &[Scenario] = &[
     resume_once::SCENARIO,
     concurrent::SCENARIO,
     security::SCENARIO,
+    soak::SCENARIO,
     faults::SCENARIOS[0],
     faults::SCENARIOS[1],
     faults::SCENARIOS[2],
