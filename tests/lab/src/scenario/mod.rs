@@ -10,6 +10,7 @@ mod dbus;
 mod fallback;
 mod faults;
 mod package;
+mod packages;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -54,6 +55,7 @@ pub const ALL: &[Scenario] = &[
     restore_failure::SCENARIO,
     dbus::SCENARIO,
     automatic::SCENARIO,
+    packages::SCENARIO,
     with_libc::SCENARIO,
     fallback::PANIC,
     fallback::HANG_KERNEL,
