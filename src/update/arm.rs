@@ -18,7 +18,7 @@ use crate::preflight::{self, Report};
 use crate::request::{UPDATE_REPORT, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
-use crate::{boot, faults, kernel, sys};
+use crate::{boot, criu, faults, kernel, sys};
 
 /// Checks and arms the update that `request` asks for, and starts the shutdown unless it is to be left to the
 /// administrator. `kup-update.service` runs it.
@@ -138,6 +138,7 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
     kernel::kexec::load(paths, &record.target, &cmdline)?;
     faults::at("arm.loaded")?;
+    criu::warm();
     order_checkpoint(systemd)?;
     record.end(phase);
     record.advance(Event::Armed, &paths.record())?;

@@ -13,7 +13,7 @@ use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
-use crate::{faults, kernel, watchdog};
+use crate::{criu, faults, kernel, watchdog};
 
 /// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
@@ -37,7 +37,10 @@ pub fn run(paths: &Paths) -> Result<()> {
     faults::at("restore.begun")?;
     let systemd = Systemd::connect()?;
     start_all(&systemd, &record);
-    verify_images(paths, &mut record);
+    thread::scope(|scope| {
+        scope.spawn(criu::warm);
+        verify_images(paths, &mut record);
+    });
     wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
     let phase = record.begin("restore");
     let resumed = RestoreAll::new(paths, &systemd, &settings, back).run(&mut record)?;
