@@ -38,7 +38,9 @@ impl Trouble {
             Trouble::HangInit => "init=/srv/kup-lab/hang",
             Trouble::StuckRestore | Trouble::PowerCut => "",
         };
-        let settings = format!("KernelArguments = \"{arguments}\"\nRestoreTimeoutSec = 40\nDeadmanSec = 120\n");
+        // So that the console tells when it begins.
+        let settings =
+            format!("KernelArguments = \"loglevel=7 {arguments}\"\nRestoreTimeoutSec = 40\nDeadmanSec = 120\n");
         ctx.vm.put_bytes(settings.as_bytes(), "/etc/kup/kup.toml")?;
         match self {
             Trouble::HangInit => {
