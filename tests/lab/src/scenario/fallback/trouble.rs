@@ -38,9 +38,11 @@ impl Trouble {
             Trouble::HangInit => "init=/srv/kup-lab/hang",
             Trouble::StuckRestore | Trouble::PowerCut => "",
         };
+        // Where kup itself is to find out, the watchdog is to be the slower one, also on a slow machine.
+        let deadman = if self == Trouble::StuckRestore { 600 } else { 120 };
         // So that the console tells when it begins.
         let settings =
-            format!("KernelArguments = \"loglevel=7 {arguments}\"\nRestoreTimeoutSec = 40\nDeadmanSec = 120\n");
+            format!("KernelArguments = \"loglevel=7 {arguments}\"\nRestoreTimeoutSec = 40\nDeadmanSec = {deadman}\n");
         ctx.vm.put_bytes(settings.as_bytes(), "/etc/kup/kup.toml")?;
         match self {
             Trouble::HangInit => {
