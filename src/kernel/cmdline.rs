@@ -1,5 +1,6 @@
 //! The target kernel's command line, made from the running one.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::update::UpdateId;
@@ -29,19 +30,20 @@ pub struct TooLong {
 /// # Errors
 /// [`TooLong`].
 pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra: &[&str]) -> Result<String, TooLong> {
-    let words = split(running);
-    let boot_image = boot_image(&words, image);
+    // A quote that is not closed would take in our words too; the kernel reads the last word the same with it closed.
+    let running = closed(running);
+    let words = split(&running);
+    let (words, init) = words.split_at(words.iter().position(|w| *w == "--").unwrap_or(words.len()));
+    let boot_image = closed(&boot_image(words, image)).into_owned();
     let (pid_max, floor) =
         (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={pid_floor}"));
     let transaction = format!("kup.txn={id}");
 
-    let kept: Vec<&str> = words.into_iter().filter(|w| !is_replaced(w) && !extra.contains(w)).collect();
-    let init = kept.iter().position(|w| *w == "--").unwrap_or(kept.len());
     let mut line = vec![boot_image.as_str()];
-    line.extend(&kept[..init]);
+    line.extend(words.iter().filter(|w| !is_replaced(w) && !extra.contains(w)));
     line.extend([transaction.as_str(), &pid_max, &floor]);
     line.extend(extra);
-    line.extend(&kept[init..]);
+    line.extend(init);
 
     let line = line.join(" ");
     if line.len() > MAX { Err(TooLong { length: line.len() }) } else { Ok(line) }
@@ -50,6 +52,32 @@ pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra:
 /// The value of `kup.txn=`, where the running kernel was started by an update.
 pub fn transaction(running: &str) -> Option<UpdateId> {
     split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix("kup.txn=")?.parse().ok())
+}
+
+/// The words of `KernelArguments`, as [`target`] takes them.
+///
+/// # Errors
+/// What is wrong with them, to follow the setting's name.
+pub fn extra(arguments: &str) -> Result<Vec<&str>, &'static str> {
+    let words = split(arguments);
+    if arguments.contains(|c: char| c.is_control()) {
+        Err("must be one line without control characters")
+    } else if matches!(closed(arguments), Cow::Owned(_)) {
+        Err("has a quote that is not closed")
+    } else if words.iter().any(|w| *w == "--" || is_replaced(w)) {
+        Err("must not contain '--' or a word that kup sets itself")
+    } else {
+        Ok(words)
+    }
+}
+
+/// The text with its last quote closed.
+fn closed(text: &str) -> Cow<'_, str> {
+    if text.matches('"').count().is_multiple_of(2) {
+        text.into()
+    } else {
+        format!("{}\"", text.trim_ascii_end()).into()
+    }
 }
 
 /// Whether the target gets its own word for `word`.
@@ -104,7 +132,27 @@ mod tests {
         }
         assert_eq!(make(""), format!("{new} {OURS}"));
         assert_eq!(make("ro -- single"), format!("{new} ro {OURS} -- single"));
+        assert_eq!(make("ro -- kup.x panic=10"), format!("{new} ro {OURS} -- kup.x panic=10"), "that is init's");
         assert!(make("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.1 ro").starts_with("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.12.107"));
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_keeps_our_words_out() {
+        for (running, want) in
+            [("ro a=\"b c\n", "ro a=\"b c\" kup.txn="), ("BOOT_IMAGE=\"x y/z\" ro", "\"x y/vmlinuz-6.12.")]
+        {
+            let line = make(running);
+            assert!(line.contains(want), "{line}");
+            assert_eq!((transaction(&line).unwrap().as_str(), &make(&line)), ("5a", &line));
+        }
+    }
+
+    #[test]
+    fn words_of_the_setting() {
+        assert_eq!(extra("quiet  dyndbg=\"file a +p\""), Ok(vec!["quiet", "dyndbg=\"file a +p\""]));
+        for bad in ["a\tb", "a=\"b", "a -- b", "kup.txn=1", "sysctl.kernel.ns_last_pid=1"] {
+            assert!(extra(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     record.pin = Some(loader.pin(&record.source).context("the boot loader cannot be pinned to the running kernel")?);
     record.pid_floor = kernel::pid_floor(&pids_in_use()?);
     record.save(&paths.record())?;
-    let extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
+    let extra = kernel::cmdline::split(&settings.kernel_arguments);
     let running = fs::read_to_string(paths.cmdline())?;
     let cmdline = kernel::cmdline::target(&running, &record.target.image, &record.id, record.pid_floor, &extra)?;
     kernel::kexec::load(paths, &record.target, &cmdline)?;
