@@ -17,6 +17,8 @@ pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod criu;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod generator;
 pub mod inspect;
 pub mod journal;

@@ -1,7 +1,7 @@
 //! Boot loaders: while an update is under way, the one that a reset would go through must boot the old kernel.
 
 mod command;
-mod grub;
+pub(crate) mod grub;
 
 use std::fs;
 

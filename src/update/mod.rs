@@ -1,12 +1,12 @@
 //! One update: its state machine, its record on disk, and the steps that move it.
 
-mod affinity;
+pub(crate) mod affinity;
 pub mod arm;
 pub mod bless;
 mod carry;
 pub mod checkpoint;
 mod dump_unit;
-mod history;
+pub(crate) mod history;
 mod id;
 mod lock;
 mod meeting;
@@ -15,7 +15,7 @@ pub mod restore;
 mod restore_unit;
 pub mod settle;
 mod state;
-mod timers;
+pub(crate) mod timers;
 pub mod undo;
 
 pub use history::{History, HistoryLine};

@@ -224,13 +224,21 @@ impl Record {
         }
     }
 
+    /// The record as it is written, and as [`Record::parse`] reads it.
+    ///
+    /// # Errors
+    /// None of this version's records has any.
+    pub fn render(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self)
+    }
+
     /// Writes the record: complete and synced, or not at all.
     ///
     /// # Errors
     /// [`RecordError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), RecordError> {
         let io = |source| RecordError::Io { path: path.into(), source };
-        let text = serde_json::to_vec_pretty(self).map_err(|e| io(e.into()))?;
+        let text = self.render().map_err(|e| io(e.into()))?;
         atomic::write(path, &text, 0o600).map_err(io)
     }
 

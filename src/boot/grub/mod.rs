@@ -3,8 +3,8 @@
 //! A setting and not grubenv, because grubenv's saved entry counts only with GRUB_DEFAULT=saved, and GRUB itself may
 //! overwrite it; a setting is kept by every `update-grub` that a package runs while the pin is there.
 
-mod env;
-mod menu;
+pub(crate) mod env;
+pub mod menu;
 mod script;
 
 use std::collections::BTreeMap;
