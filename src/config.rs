@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::cmdline;
 use crate::paths::Paths;
 use crate::unit::Fallback;
 
@@ -140,13 +141,22 @@ impl Settings {
         for file in paths.config_files() {
             for file in std::iter::once(file.clone()).chain(dropins(&file)?) {
                 match fs::read_to_string(&file) {
-                    Ok(text) => settings.merge(Fragment::parse(&text, &file)?),
+                    Ok(text) => settings.overlay(&text, &file)?,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => return Err(ConfigError::Io { path: file, source }),
                 }
             }
         }
         Ok(settings)
+    }
+
+    /// Merges the text of one file, `path`, over what was read before.
+    ///
+    /// # Errors
+    /// What cannot be understood; nothing is merged then.
+    pub fn overlay(&mut self, text: &str, path: &Path) -> Result<(), ConfigError> {
+        self.merge(Fragment::parse(text, path)?);
+        Ok(())
     }
 
     /// [`Settings::ghost_limit_mib`] in bytes, as CRIU takes it.
@@ -205,10 +215,10 @@ impl Fragment {
         if fragment.ghost_limit_mib.is_some_and(|mib| mib > 4095) {
             return bad("GhostLimitMiB", "must be at most 4095");
         }
-        if fragment.kernel_arguments.as_ref().is_some_and(|a| a.contains(|c: char| c.is_control())) {
-            return bad("KernelArguments", "must be one line without control characters");
+        match fragment.kernel_arguments.as_deref().map(cmdline::extra) {
+            Some(Err(problem)) => bad("KernelArguments", problem),
+            _ => Ok(fragment),
         }
-        Ok(fragment)
     }
 }
 
@@ -285,6 +295,7 @@ mod tests {
             ("BootTimeoutSec = 0", "BootTimeoutSec"),
             ("Fallback = \"ram\"", "ram"),
             ("KernelArguments = \"a\\nb\"", "KernelArguments"),
+            ("KernelArguments = \"a -- b\"", "KernelArguments"),
             ("Mode = ", "Mode"),
         ] {
             let error = load(&[("/etc/kup/kup.toml.d/x.toml", text)]).unwrap_err();

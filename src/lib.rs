@@ -18,6 +18,8 @@ pub mod cli;
 pub mod config;
 pub mod criu;
 pub mod faults;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod generator;
 pub mod inspect;
 pub mod journal;

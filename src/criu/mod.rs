@@ -1,10 +1,10 @@
 //! CRIU, driven over its RPC (`criu swrk`, <https://criu.org/RPC>).
 
 mod dump;
-mod log;
+pub(crate) mod log;
 mod restore;
-mod rpc;
-mod swrk;
+pub(crate) mod rpc;
+pub(crate) mod swrk;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

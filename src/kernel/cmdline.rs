@@ -1,5 +1,6 @@
 //! The target kernel's command line, made from the running one.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::update::UpdateId;
@@ -54,8 +55,11 @@ const END: &str = "kup.end";
 /// # Errors
 /// [`TooLong`].
 pub fn make(running: &str, image: &Path, ours: &Ours) -> Result<String, TooLong> {
-    let words = split(running);
-    let boot_image = boot_image(&words, image);
+    // A quote that is not closed would take in our words too; the kernel reads the last word the same with it closed.
+    let running = closed(running);
+    let words = split(&running);
+    let (words, init) = words.split_at(words.iter().position(|w| *w == "--").unwrap_or(words.len()));
+    let boot_image = boot_image(words, image).map(|word| closed(&word).into_owned());
     let begin = match ours.direction {
         Direction::There => format!("kup.txn={}", ours.id),
         Direction::Back => format!("kup.back={}", ours.id),
@@ -63,15 +67,13 @@ pub fn make(running: &str, image: &Path, ours: &Ours) -> Result<String, TooLong>
     let (pid_max, floor) =
         (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={}", ours.pid_floor));
 
-    let kept: Vec<&str> =
-        without_ours(words).into_iter().filter(|w| !is_replaced(w) && !ours.extra.contains(w)).collect();
-    let init = kept.iter().position(|w| *w == "--").unwrap_or(kept.len());
+    let kept = without_ours(words);
     let mut line: Vec<&str> = boot_image.as_deref().into_iter().collect();
-    line.extend(&kept[..init]);
+    line.extend(kept.iter().filter(|w| !is_replaced(w) && !ours.extra.contains(w)));
     line.extend([begin.as_str(), &pid_max, &floor]);
     line.extend(ours.extra);
     line.push(END);
-    line.extend(&kept[init..]);
+    line.extend(init);
 
     let line = line.join(" ");
     if line.len() > MAX { Err(TooLong { length: line.len() }) } else { Ok(line) }
@@ -84,16 +86,42 @@ pub fn transaction(running: &str) -> Option<UpdateId> {
 
 /// The words of the `running` command line, without those that an update has added.
 pub fn own(running: &str) -> Vec<&str> {
-    without_ours(split(running))
+    without_ours(&split(running))
 }
 
 /// Leaves out what an update has added.
-fn without_ours(words: Vec<&str>) -> Vec<&str> {
+fn without_ours<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let begin = words.iter().position(|w| w.starts_with("kup.txn=") || w.starts_with("kup.back="));
     let end = words.iter().position(|w| *w == END);
     match (begin, end) {
         (Some(begin), Some(end)) if begin < end => [&words[..begin], &words[end + 1..]].concat(),
-        _ => words,
+        _ => words.to_vec(),
+    }
+}
+
+/// The words of `KernelArguments`, as [`make`] takes them.
+///
+/// # Errors
+/// What is wrong with them, to follow the setting's name.
+pub fn extra(arguments: &str) -> Result<Vec<&str>, &'static str> {
+    let words = split(arguments);
+    if arguments.contains(|c: char| c.is_control()) {
+        Err("must be one line without control characters")
+    } else if matches!(closed(arguments), Cow::Owned(_)) {
+        Err("has a quote that is not closed")
+    } else if words.iter().any(|w| *w == "--" || is_replaced(w)) {
+        Err("must not contain '--' or a word that kup sets itself")
+    } else {
+        Ok(words)
+    }
+}
+
+/// The text with its last quote closed.
+fn closed(text: &str) -> Cow<'_, str> {
+    if text.matches('"').count().is_multiple_of(2) {
+        text.into()
+    } else {
+        format!("{}\"", text.trim_ascii_end()).into()
     }
 }
 
@@ -157,15 +185,29 @@ mod tests {
         ] {
             assert_eq!(make(running), format!("{new} {want} {OURS}"));
         }
-        for (running, want) in [
-            ("root=/dev/vda1 initrd=\\initrd.img\n", "root=/dev/vda1"),
-            (r#"sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#, "sysctl.kernel.pid_max=65536 ro"),
-        ] {
-            assert_eq!(make(running), format!("{want} {OURS}"), "not GRUB's");
-        }
         assert_eq!(make(""), OURS);
         assert_eq!(make("ro -- single"), format!("ro {OURS} -- single"));
+        assert_eq!(make("ro -- kup.x panic=10"), format!("ro {OURS} -- kup.x panic=10"), "that is init's");
         assert!(make("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.1 ro").starts_with("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.12.107"));
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_keeps_our_words_out() {
+        for (running, want) in
+            [("ro a=\"b c\n", "ro a=\"b c\" kup.txn="), ("BOOT_IMAGE=\"x y/z\" ro", "\"x y/vmlinuz-6.12.")]
+        {
+            let line = make(running);
+            assert!(line.contains(want), "{line}");
+            assert_eq!((transaction(&line).unwrap().as_str(), &make(&line)), ("5a", &line));
+        }
+    }
+
+    #[test]
+    fn words_of_the_setting() {
+        assert_eq!(extra("quiet  dyndbg=\"file a +p\""), Ok(vec!["quiet", "dyndbg=\"file a +p\""]));
+        for bad in ["a\tb", "a=\"b", "a -- b", "kup.txn=1", "sysctl.kernel.ns_last_pid=1"] {
+            assert!(extra(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     pin(paths, record)?;
     faults::at("arm.pinned")?;
     let running = fs::read_to_string(paths.cmdline())?;
-    let mut extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
+    let mut extra = kernel::cmdline::split(&settings.kernel_arguments);
     let given = [kernel::cmdline::own(&running), extra.clone()].concat();
     let trial = trial::prepare(paths, systemd, settings, record, &given)?;
     extra.extend(trial.iter().map(String::as_str));

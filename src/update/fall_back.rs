@@ -49,7 +49,7 @@ fn load_source(paths: &Paths, record: &Record) -> Result<()> {
     let source = source.with_context(|| format!("kernel {} is not installed any more", record.source))?;
     let source = TargetKernel::from(source);
     let settings = Settings::load(paths)?;
-    let extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
+    let extra = kernel::cmdline::split(&settings.kernel_arguments);
     let running = fs::read_to_string(paths.cmdline())?;
     let words = Ours { direction: Direction::Back, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &source.image, &words)?;

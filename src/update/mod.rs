@@ -1,13 +1,13 @@
 //! One update: its state machine, its record on disk, and the steps that move it.
 
-mod affinity;
+pub(crate) mod affinity;
 pub mod arm;
 pub mod bless;
 mod carry;
 pub mod checkpoint;
 mod dump_unit;
 pub mod fall_back;
-mod history;
+pub(crate) mod history;
 mod id;
 mod lock;
 mod manifest;
@@ -20,7 +20,7 @@ mod restore_unit;
 pub mod settle;
 mod state;
 mod this_boot;
-mod timers;
+pub(crate) mod timers;
 mod trial;
 pub mod undo;
 

@@ -290,14 +290,21 @@ impl Record {
         }
     }
 
+    /// The record as it is written, and as [`Record::parse`] reads it: with a digest.
+    ///
+    /// # Errors
+    /// None of this version's records has any.
+    pub fn render(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(&Self { digest: Some(self.digest_of_rest()), ..self.clone() })
+    }
+
     /// Writes the record: complete and synced, or not at all; its copy first.
     ///
     /// # Errors
     /// [`RecordError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), RecordError> {
         let io = |source| RecordError::Io { path: path.into(), source };
-        let sealed = Self { digest: Some(self.digest_of_rest()), ..self.clone() };
-        let text = serde_json::to_vec_pretty(&sealed).map_err(|e| io(e.into()))?;
+        let text = self.render().map_err(|e| io(e.into()))?;
         atomic::write(&copy_of(path), &text, 0o600).and_then(|()| atomic::write(path, &text, 0o600)).map_err(io)
     }
 

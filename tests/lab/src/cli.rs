@@ -24,6 +24,8 @@ pub enum Verb {
     Bench(BenchArgs),
     /// Many updates in a row, under load
     Soak(SoakArgs),
+    /// Look for inputs that break kup's parsers
+    Fuzz(FuzzArgs),
     /// A machine to try things in
     Vm(VmArgs),
     /// Build kup as a Debian package
@@ -81,6 +83,19 @@ pub struct BenchArgs {
     /// Memory of the machine in MiB
     #[arg(long, default_value_t = 4096)]
     pub memory: u32,
+}
+
+/// `cargo lab fuzz`.
+#[derive(Debug, Args)]
+pub struct FuzzArgs {
+    /// Targets; all without a name
+    pub names: Vec<String>,
+    /// Only show what there is
+    #[arg(long)]
+    pub list: bool,
+    /// How long each target is run
+    #[arg(long, default_value_t = 600)]
+    pub seconds: u64,
 }
 
 /// `cargo lab vm`: without options, an interactive shell in a fresh machine.

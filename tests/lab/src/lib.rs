@@ -6,6 +6,7 @@ pub mod cli;
 pub mod client;
 pub mod deb;
 pub mod demo;
+pub mod fuzz;
 pub mod guest;
 pub mod host;
 pub mod image;
@@ -32,6 +33,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Verb::Bench(args) => bench::run(args),
         Verb::Vm(args) => interactive::run(args),
         Verb::Kernel => kernel::run(),
+        Verb::Fuzz(args) => fuzz::run(args),
         Verb::Deb => interactive::deb(),
     }
 }
