@@ -43,7 +43,9 @@ pub fn run(paths: &Paths) -> Result<()> {
     });
     wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
     let phase = record.begin("restore");
-    let resumed = RestoreAll::new(paths, &systemd, &settings, back).run(&mut record)?;
+    // A reverse update is a way back as well: there is nowhere else to go.
+    let last_chance = back || record.reverses.is_some();
+    let resumed = RestoreAll::new(paths, &systemd, &settings, last_chance).run(&mut record)?;
     record.end(phase);
     finish(paths, &systemd, record, resumed)
 }

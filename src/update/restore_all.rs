@@ -35,9 +35,9 @@ pub struct RestoreAll<'a> {
 }
 
 impl<'a> RestoreAll<'a> {
-    /// `back` where this is the way back already: a unit that cannot be restored then starts cold.
-    pub fn new(paths: &'a Paths, systemd: &'a Systemd, settings: &Settings, back: bool) -> Self {
-        Self { paths, systemd, timeout: Duration::from_secs(settings.restore_timeout_sec), last_chance: back }
+    /// With `last_chance`, a unit that cannot be restored starts cold.
+    pub fn new(paths: &'a Paths, systemd: &'a Systemd, settings: &Settings, last_chance: bool) -> Self {
+        Self { paths, systemd, timeout: Duration::from_secs(settings.restore_timeout_sec), last_chance }
     }
 
     /// Restores all units at the same time, up to the point before their tasks run; then writes down that they run, and
