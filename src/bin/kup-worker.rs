@@ -31,8 +31,10 @@ enum Verb {
     Netlock,
     /// Restores all units (kup-restore.service)
     Restore,
+    /// Gives an update up whose worker died before the switch (kup-update.service)
+    RecoverArming,
     /// Gives a checkpoint up that died half-way (kup-checkpoint.service)
-    Recover,
+    RecoverCheckpoint,
     /// Asks the restored units how they are (kup-assess.service)
     Assess,
     /// Blesses the new kernel (kup-bless.service)
@@ -59,7 +61,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Checkpoint => update::checkpoint::run(&paths),
         Verb::Netlock => worker::netlock(&paths),
         Verb::Restore => update::restore::run(&paths),
-        Verb::Recover => update::recover::run(&paths),
+        Verb::RecoverArming => update::recover::arming(&paths),
+        Verb::RecoverCheckpoint => update::recover::checkpoint(&paths),
         Verb::Assess => update::bless::assess(&paths),
         Verb::Bless => update::bless::run(&paths),
         Verb::Settle => update::settle::run(&paths),

@@ -1,5 +1,6 @@
-//! What kup-checkpoint.service does last (`ExecStopPost=`, which runs even where the checkpoint was killed): nothing of a
-//! checkpoint that died half-way may stay frozen, and no shutdown go on with services that were not checkpointed.
+//! What kup-update.service and kup-checkpoint.service do last (`ExecStopPost=`, which runs even where they were killed):
+//! nothing of an update that died half-way may stay loaded, pinned or frozen, and no shutdown go on with services that were not
+//! checkpointed.
 
 use std::time::Duration;
 
@@ -14,20 +15,29 @@ use crate::systemd::Systemd;
 /// How long `kup abort` may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Gives the update up where its worker died before it was armed, or before it had asked for the switch.
+///
+/// # Errors
+/// When something of it could not be put back.
+pub fn arming(paths: &Paths) -> Result<()> {
+    let Some((_lock, mut record)) = left_behind(paths)? else { return Ok(()) };
+    let systemd = Systemd::connect()?;
+    let reason = "the worker died before the switch";
+    match record.state() {
+        State::Checking | State::Arming => undo::abort(paths, &systemd, &mut record, reason),
+        State::Armed if !record.stage_only && !systemd.has_job(KEXEC)? => {
+            undo::abort(paths, &systemd, &mut record, reason)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Gives the update up where the checkpoint did not come to its end, and sees to it that committed units are gone.
 ///
 /// # Errors
 /// When something of it could not be put back.
-pub fn run(paths: &Paths) -> Result<()> {
-    // As systemd.exec(5) tells of the commands before: the ordinary case is on the way to the switch, and waits for nothing.
-    if std::env::var("SERVICE_RESULT").is_ok_and(|result| result == "success") {
-        return Ok(());
-    }
-    let _lock = Lock::wait(&paths.lock(), PATIENCE)?;
-    let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
-    if record.source_boot != kernel::boot_id(paths)? {
-        return Ok(());
-    }
+pub fn checkpoint(paths: &Paths) -> Result<()> {
+    let Some((_lock, mut record)) = left_behind(paths)? else { return Ok(()) };
     let systemd = Systemd::connect()?;
     let kexec = systemd.has_job(KEXEC)?;
     match record.state() {
@@ -41,6 +51,17 @@ pub fn run(paths: &Paths) -> Result<()> {
         _ if kexec && !kernel::kexec::loaded(paths)? => systemd.cancel_jobs(),
         _ => Ok(()),
     }
+}
+
+/// The record of an update of this boot, where what was to be done for it failed.
+fn left_behind(paths: &Paths) -> Result<Option<(Lock, Record)>> {
+    // As systemd.exec(5) tells of the commands before: the ordinary case is on the way to the switch, and waits for nothing.
+    if std::env::var("SERVICE_RESULT").is_ok_and(|result| result == "success") {
+        return Ok(None);
+    }
+    let lock = Lock::wait(&paths.lock(), PATIENCE)?;
+    let Some(record) = Record::load(&paths.record())? else { return Ok(None) };
+    Ok((record.source_boot == kernel::boot_id(paths)?).then_some((lock, record)))
 }
 
 fn give_up(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
