@@ -19,7 +19,7 @@ const STUCK: &str = "[Unit]\nDefaultDependencies=no\nBefore=memcached.service\nC
 pub enum Trouble {
     /// The first process of the new boot ends, and the kernel panics.
     Panic,
-    /// The initrd waits for somebody at the console.
+    /// The first process, in the initrd, waits for somebody at the console.
     HangInitrd,
     /// The first process does nothing.
     HangInit,
@@ -34,7 +34,8 @@ impl Trouble {
     pub fn prepare(self, ctx: &mut Ctx) -> Result<()> {
         let arguments = match self {
             Trouble::Panic => "init=/bin/false",
-            Trouble::HangInitrd => "break=mount",
+            // Not "break=": with panic= on its command line, an initrd of initramfs-tools reboots rather than wait for somebody.
+            Trouble::HangInitrd => "rdinit=/bin/cat",
             Trouble::HangInit => "init=/srv/kup-lab/hang",
             Trouble::StuckRestore | Trouble::PowerCut => "",
         };
