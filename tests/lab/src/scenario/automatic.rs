@@ -17,7 +17,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "automatic",
     about: "with Mode = \"automatic\", apt-get install of a kernel is all that the administrator does",
     from: READY,
-    all_only: true,
+    all_only: false,
     run,
 };
 

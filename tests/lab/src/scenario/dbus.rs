@@ -19,7 +19,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "dbus",
     about: "introspection, every method, polkit, named errors, LogControl1, kupd's sandbox, and its end when idle",
     from: READY,
-    all_only: true,
+    all_only: false,
     run,
 };
 

@@ -17,7 +17,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "refuse",
     about: "one unit for each unsupported thing: check names it, update refuses and touches nothing, --allow-restart accepts",
     from: READY,
-    all_only: true,
+    all_only: false,
     run,
 };
 

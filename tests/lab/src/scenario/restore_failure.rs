@@ -18,7 +18,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "restore-failure",
     about: "images of one unit damaged after the switch: it starts cold, the others live on, status and exit code tell",
     from: STAGED,
-    all_only: true,
+    all_only: false,
     run,
 };
 

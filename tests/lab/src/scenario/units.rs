@@ -17,7 +17,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "units",
     about: "a table of Type= and sandboxes: each unit lives through an update, or is refused with the right id",
     from: STAGED,
-    all_only: true,
+    all_only: false,
     run,
 };
 

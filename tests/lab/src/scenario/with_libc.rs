@@ -19,7 +19,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "update-with-libc",
     about: "libc6 and other libraries are replaced with the kernel: processes live on with the deleted files, twice",
     from: READY,
-    all_only: true,
+    all_only: false,
     run,
 };
 

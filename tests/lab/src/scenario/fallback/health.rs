@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{KEYS, Scenario, Start, scenario};
+use super::{KEYS, Scenario, Start, always};
 use crate::client::memcached::Keys;
 use crate::client::{memcached, redis};
 use crate::guest;
@@ -13,7 +13,7 @@ use crate::scenario::update::Clients;
 use crate::vm::BOOT_LIMIT;
 
 /// Its entry in the registry.
-pub const SCENARIO: Scenario = scenario(
+pub const SCENARIO: Scenario = always(
     "fallback-health",
     "a health check fails on the new kernel: a reverse update brings back the living services, connections and all",
     run,
