@@ -1,6 +1,6 @@
 //! `cargo lab deb`: kup as a Debian package, built on this host from the working tree.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,8 +19,19 @@ pub fn binary(name: &str) -> PathBuf {
     paths::target().join("release").join(name)
 }
 
+/// A package that was built. As long as it is held, no other lab builds its own in the same place.
+#[derive(Debug)]
+pub struct Package {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: File,
+}
+
 /// Builds the package.
-pub fn build() -> Result<PathBuf> {
+pub fn build() -> Result<Package> {
+    paths::ensure(&paths::lab())?;
+    let lock = File::create(paths::lab().join("deb.lock")).context("cannot make the package's lock")?;
+    lock.lock().context("cannot lock the package")?;
     let source = paths::source();
     compile(&["kup"])?;
     let out = paths::lab().join("deb");
@@ -37,7 +48,7 @@ pub fn build() -> Result<PathBuf> {
     }
     copy(&source.join("packaging/debian"), &stage)?;
     sh::run(Command::new("dpkg-buildpackage").args(["-b", "-us", "-uc", "-d"]).current_dir(&stage))?;
-    find(&out)
+    Ok(Package { path: find(&out)?, _lock: lock })
 }
 
 /// Builds release binaries of packages of this workspace.

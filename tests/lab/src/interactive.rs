@@ -1,6 +1,6 @@
 //! `cargo lab vm`: machines for people.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -98,9 +98,10 @@ pub fn prepare_host() -> Result<image::Image> {
 /// `cargo lab deb`.
 pub fn deb() -> Result<u8> {
     host::packages::ensure()?;
-    let file = crate::deb::build()?;
-    let contents = sh::run(std::process::Command::new("dpkg-deb").arg("--contents").arg(&file))?;
+    let package = crate::deb::build()?;
+    let file = &package.path;
+    let contents = sh::run(std::process::Command::new("dpkg-deb").arg("--contents").arg(file))?;
     print!("{contents}");
-    println!("{}", Path::new(&file).display());
+    println!("{}", file.display());
     Ok(0)
 }

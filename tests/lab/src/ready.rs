@@ -24,7 +24,7 @@ const DOWNLOAD: u32 = 10 << 20;
 /// Takes a booted machine, installs kup in it and saves it as [`READY`]; it goes on running.
 pub fn prepare(spec: Spec) -> Result<Vm> {
     let package = deb::build()?;
-    let vm = prepare_with(spec, |vm| install(vm, &package))?;
+    let vm = prepare_with(spec, |vm| install(vm, &package.path))?;
     Ok(vm)
 }
 
