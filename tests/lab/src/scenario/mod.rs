@@ -9,6 +9,7 @@ mod dbus;
 mod package;
 mod refuse;
 mod restore_failure;
+mod systemd_boot;
 mod thrice;
 mod units;
 pub mod update;
@@ -25,7 +26,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows, in one line.
     pub about: &'static str,
-    /// The saved state that it starts from: [`READY`](crate::ready::READY) or [`STAGED`](crate::ready::STAGED).
+    /// The saved state that it starts from: [`READY`](crate::ready::READY), [`STAGED`](crate::ready::STAGED), or
+    /// [`SYSTEMD_BOOT`](crate::ready::SYSTEMD_BOOT) on a machine of that kind.
     pub from: &'static str,
     /// Is it left out unless `--all` asks for it?
     pub all_only: bool,
@@ -48,4 +50,5 @@ pub const ALL: &[Scenario] = &[
     dbus::SCENARIO,
     automatic::SCENARIO,
     with_libc::SCENARIO,
+    systemd_boot::SCENARIO,
 ];
