@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::cmdline;
 use crate::paths::Paths;
+use crate::unit::Fallback;
 
 /// Who starts an update.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +45,20 @@ pub struct Settings {
     pub address_timeout_sec: u64,
     /// `HealthTimeoutSec`: how long one health check may take, in seconds. Default 60.
     pub health_timeout_sec: u64,
+    /// `DeadmanSec`: how long it may take from the checkpoint until the new kernel is blessed, in seconds, before a hardware
+    /// watchdog resets the machine. Default 300; 0 is never.
+    pub deadman_sec: u32,
     /// `LockTimeoutSec`: how long an automatic update waits for the package manager's locks, in seconds. Default 600.
     pub lock_timeout_sec: u64,
     /// `GhostLimitMiB`: the largest deleted file that is carried over, in MiB. Default 512, at most 4095.
     pub ghost_limit_mib: u32,
     /// `MaxImageMiB`: what all images together may take on disk, in MiB. No limit but the free space by default.
     pub max_image_mib: Option<u64>,
+    /// `Fallback`: what units fall back on that do not say it themselves (`KUPFallback=`). Default `"disk"`.
+    pub fallback: Fallback,
+    /// `BootTimeoutSec`: how long the new boot may take from its first unit to the end of the assessment before kup goes
+    /// back, in seconds. Default 240.
+    pub boot_timeout_sec: u64,
     /// `KernelArguments`: words that are added to the target kernel's command line, separated by spaces. Default `""`.
     pub kernel_arguments: String,
 }
@@ -60,9 +70,12 @@ impl Default for Settings {
             restore_timeout_sec: 120,
             address_timeout_sec: 30,
             health_timeout_sec: 60,
+            deadman_sec: 300,
             lock_timeout_sec: 600,
             ghost_limit_mib: 512,
             max_image_mib: None,
+            fallback: Fallback::Disk,
+            boot_timeout_sec: 240,
             kernel_arguments: String::new(),
         }
     }
@@ -107,11 +120,14 @@ struct Fragment {
     restore_timeout_sec: Option<u64>,
     address_timeout_sec: Option<u64>,
     health_timeout_sec: Option<u64>,
+    deadman_sec: Option<u32>,
     lock_timeout_sec: Option<u64>,
     #[serde(rename = "GhostLimitMiB")]
     ghost_limit_mib: Option<u32>,
     #[serde(rename = "MaxImageMiB")]
     max_image_mib: Option<u64>,
+    fallback: Option<Fallback>,
+    boot_timeout_sec: Option<u64>,
     kernel_arguments: Option<String>,
 }
 
@@ -125,13 +141,22 @@ impl Settings {
         for file in paths.config_files() {
             for file in std::iter::once(file.clone()).chain(dropins(&file)?) {
                 match fs::read_to_string(&file) {
-                    Ok(text) => settings.merge(Fragment::parse(&text, &file)?),
+                    Ok(text) => settings.overlay(&text, &file)?,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => return Err(ConfigError::Io { path: file, source }),
                 }
             }
         }
         Ok(settings)
+    }
+
+    /// Merges the text of one file, `path`, over what was read before.
+    ///
+    /// # Errors
+    /// What cannot be understood; nothing is merged then.
+    pub fn overlay(&mut self, text: &str, path: &Path) -> Result<(), ConfigError> {
+        self.merge(Fragment::parse(text, path)?);
+        Ok(())
     }
 
     /// [`Settings::ghost_limit_mib`] in bytes, as CRIU takes it.
@@ -149,9 +174,12 @@ impl Settings {
         set(&mut self.restore_timeout_sec, from.restore_timeout_sec);
         set(&mut self.address_timeout_sec, from.address_timeout_sec);
         set(&mut self.health_timeout_sec, from.health_timeout_sec);
+        set(&mut self.deadman_sec, from.deadman_sec);
         set(&mut self.lock_timeout_sec, from.lock_timeout_sec);
         set(&mut self.ghost_limit_mib, from.ghost_limit_mib);
         set(&mut self.max_image_mib, from.max_image_mib.map(Some));
+        set(&mut self.fallback, from.fallback);
+        set(&mut self.boot_timeout_sec, from.boot_timeout_sec);
         set(&mut self.kernel_arguments, from.kernel_arguments);
     }
 }
@@ -165,7 +193,9 @@ impl Fragment {
             ("RestoreTimeoutSec", fragment.restore_timeout_sec),
             ("AddressTimeoutSec", fragment.address_timeout_sec),
             ("HealthTimeoutSec", fragment.health_timeout_sec),
+            ("DeadmanSec", fragment.deadman_sec.map(Into::into)),
             ("LockTimeoutSec", fragment.lock_timeout_sec),
+            ("BootTimeoutSec", fragment.boot_timeout_sec),
         ];
         // A day: longer waits are a unit of measurement that was mistaken.
         if let Some((key, _)) = timeouts.iter().find(|(_, sec)| sec.is_some_and(|s| s > 86400)) {
@@ -174,14 +204,21 @@ impl Fragment {
         if let Some(("RestoreTimeoutSec", Some(0))) = timeouts.first() {
             return bad("RestoreTimeoutSec", "must not be 0: nothing would be restored");
         }
+        if fragment.boot_timeout_sec == Some(0) {
+            return bad("BootTimeoutSec", "must not be 0: no new kernel would be kept");
+        }
+        // No machine shuts down, boots and restores in less, so each update would end in a reset.
+        if fragment.deadman_sec.is_some_and(|sec| (1..30).contains(&sec)) {
+            return bad("DeadmanSec", "must be 0 (off) or at least 30 (seconds)");
+        }
         // CRIU takes the limit as 32 bits of bytes.
         if fragment.ghost_limit_mib.is_some_and(|mib| mib > 4095) {
             return bad("GhostLimitMiB", "must be at most 4095");
         }
-        if fragment.kernel_arguments.as_ref().is_some_and(|a| a.contains(|c: char| c.is_control())) {
-            return bad("KernelArguments", "must be one line without control characters");
+        match fragment.kernel_arguments.as_deref().map(cmdline::extra) {
+            Some(Err(problem)) => bad("KernelArguments", problem),
+            _ => Ok(fragment),
         }
-        Ok(fragment)
     }
 }
 
@@ -219,22 +256,25 @@ mod tests {
         assert_eq!(load(&[]), Ok(Settings::default()));
         let settings = load(&[
             ("/usr/lib/kup/kup.toml", "Mode = \"automatic\"\nLockTimeoutSec = 1\nGhostLimitMiB = 4095\n"),
-            ("/usr/lib/kup/kup.toml.d/90.toml", "LockTimeoutSec = 2\nHealthTimeoutSec = 2\n"),
+            ("/usr/lib/kup/kup.toml.d/90.toml", "LockTimeoutSec = 2\nHealthTimeoutSec = 2\nDeadmanSec = 0\n"),
             ("/etc/kup/kup.toml", "LockTimeoutSec = 3\nMaxImageMiB = 64\n"),
             ("/etc/kup/kup.toml.d/20.toml", "AddressTimeoutSec = 20\n"),
             ("/etc/kup/kup.toml.d/10.toml", "AddressTimeoutSec = 10\nKernelArguments = \"quiet panic=5\"\n"),
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
-            ("/run/kup/kup.toml", "RestoreTimeoutSec = 7\n"),
+            ("/run/kup/kup.toml", "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\n"),
         ]);
         let want = Settings {
             mode: Mode::Automatic,
             restore_timeout_sec: 7,
             address_timeout_sec: 20,
             health_timeout_sec: 2,
+            deadman_sec: 0,
             lock_timeout_sec: 3,
             ghost_limit_mib: 4095,
             max_image_mib: Some(64),
             kernel_arguments: "quiet panic=5".into(),
+            fallback: Fallback::None,
+            boot_timeout_sec: 9,
         };
         assert_eq!(want.ghost_limit_bytes(), 4095 << 20);
         assert_eq!(settings, Ok(want));
@@ -249,8 +289,13 @@ mod tests {
             ("LockTimeoutSec = -1", "LockTimeoutSec"),
             ("LockTimeoutSec = 86401", "LockTimeoutSec"),
             ("RestoreTimeoutSec = 0", "RestoreTimeoutSec"),
+            ("DeadmanSec = 29", "DeadmanSec"),
+            ("DeadmanSec = 86401", "DeadmanSec"),
             ("GhostLimitMiB = 4096", "GhostLimitMiB"),
+            ("BootTimeoutSec = 0", "BootTimeoutSec"),
+            ("Fallback = \"ram\"", "ram"),
             ("KernelArguments = \"a\\nb\"", "KernelArguments"),
+            ("KernelArguments = \"a -- b\"", "KernelArguments"),
             ("Mode = ", "Mode"),
         ] {
             let error = load(&[("/etc/kup/kup.toml.d/x.toml", text)]).unwrap_err();

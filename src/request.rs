@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::preflight::Report;
 use crate::unit::UnitName;
+use crate::update::UpdateId;
 
 /// File name of an [`UpdateRequest`] below [`crate::paths::Paths::run_dir`].
 pub const UPDATE_REQUEST: &str = "update-request.json";
@@ -28,6 +29,9 @@ pub struct UpdateRequest {
     /// Marked units whose cold restart the administrator accepts when they cannot be preserved.
     #[serde(default)]
     pub allow_restart: Vec<UnitName>,
+    /// The update that this one takes back (`kup rollback`).
+    #[serde(default)]
+    pub reverses: Option<UpdateId>,
     /// Arm, and leave `systemctl kexec` to the administrator.
     #[serde(default)]
     pub stage_only: bool,

@@ -88,6 +88,30 @@ impl Systemd {
         Ok(T::try_from(value)?)
     }
 
+    /// A property of the manager.
+    ///
+    /// # Errors
+    /// When systemd does not know it.
+    pub fn manager_property<T>(&self, name: &str) -> Result<T>
+    where
+        T: TryFrom<zbus::wire::OwnedVariant>,
+        T::Error: std::error::Error + Send + Sync + 'static,
+    {
+        self.property(MANAGER, I_MANAGER, name)
+    }
+
+    /// Sets a property of the manager.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn set_manager_property(&self, name: &str, value: zbus::Variant<'_>) -> Result<()> {
+        let body = (I_MANAGER, name, value);
+        let properties = Some("org.freedesktop.DBus.Properties");
+        let call = self.connection.call_method(Some(DESTINATION), MANAGER, properties, "Set", &body);
+        zbus::block_on(call).with_context(|| format!("systemd does not set {name}"))?;
+        Ok(())
+    }
+
     /// State, main process and control group of `unit`.
     ///
     /// # Errors

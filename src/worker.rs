@@ -1,14 +1,11 @@
 //! The small verbs of kup-worker.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use libsystemd::daemon::{NotifyState, notify as sd_notify};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 
 use crate::config::Settings;
 use crate::net::lock::{self, LockSpec};
@@ -16,11 +13,9 @@ use crate::paths::Paths;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::update::checkpoint::NETLOCK;
-use crate::update::{Lock, Record, State, arm, undo};
-use crate::{kernel, preflight, sys};
+use crate::update::{Lock, Record, State, ThisBoot, arm, undo};
+use crate::{faults, kernel, packages, preflight, sys};
 
-/// Locks of dpkg and apt; held with fcntl(2) while packages are being changed.
-const DPKG_LOCKS: [&str; 2] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"];
 /// Services that start on an ordinary boot get PIDs above it: kernel threads of the next kernel, which start before any
 /// floor is in force, stay below. The default pid_max before systemd raised it.
 const FIRST_SERVICE_PID: u32 = 32768;
@@ -72,7 +67,7 @@ pub fn abort(paths: &Paths) -> Result<()> {
 pub fn automatic(paths: &Paths) -> Result<()> {
     let settings = Settings::load(paths)?;
     let deadline = Instant::now() + Duration::from_secs(settings.lock_timeout_sec);
-    while DPKG_LOCKS.iter().any(|l| is_locked(&paths.at(l))) {
+    while packages::are_changing(paths) {
         if Instant::now() > deadline {
             bail!("the package manager is still busy after {} s; 'kup update' tries again", settings.lock_timeout_sec);
         }
@@ -82,46 +77,37 @@ pub fn automatic(paths: &Paths) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("'kup update' ended with {status}") }
 }
 
-/// Whether another process holds a lock on `path`. What cannot be looked at counts as locked.
-fn is_locked(path: &Path) -> bool {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) => return e.kind() != std::io::ErrorKind::NotFound,
-    };
-    let mut lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
-}
-
 /// Locks the network as it was locked at the checkpoint.
 ///
 /// # Errors
 /// When the rules cannot be set; TCP connections are lost then.
 pub fn netlock(paths: &Paths) -> Result<()> {
-    let Some(record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Switching) else { return Ok(()) };
+    let Some(record) = Record::load(&paths.record())? else { return Ok(()) };
+    if !matches!(ThisBoot::look(paths, &record)?, ThisBoot::Restore | ThisBoot::FallBack) {
+        return Ok(());
+    }
+    faults::at("netlock.begun")?;
     let path = paths.images(record.id.as_str()).join(NETLOCK);
     let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
     lock::lock(&spec)
 }
 
-/// Raises the next PID, on a boot that restores nothing.
+/// Raises the next PID, on a boot whose kernel was not told to: an ordinary one, and one that falls back.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn pid_floor() -> Result<()> {
+pub fn pid_floor(paths: &Paths) -> Result<()> {
     const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
     const PID_MAX: &str = "/proc/sys/kernel/pid_max";
     let number = |path: &str| -> Result<u32> { Ok(fs::read_to_string(path)?.trim().parse()?) };
     if number(PID_MAX)? < kernel::PID_MAX {
         fs::write(PID_MAX, kernel::PID_MAX.to_string())?;
     }
-    if number(LAST_PID)? < FIRST_SERVICE_PID {
-        fs::write(LAST_PID, FIRST_SERVICE_PID.to_string())?;
+    let record = Record::load(&paths.record()).ok().flatten();
+    let falls_back = record.filter(|r| ThisBoot::look(paths, r).is_ok_and(|boot| boot == ThisBoot::FallBack));
+    let floor = falls_back.map_or(FIRST_SERVICE_PID, |r| r.pid_floor);
+    if number(LAST_PID)? < floor {
+        fs::write(LAST_PID, floor.to_string())?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ _kup() {
     local cur prev words cword
     _init_completion || return
 
-    local verb='' word verbs='preserve release list check update abort status history'
+    local verb='' word verbs='preserve release list check update rollback abort status history'
     for word in "${words[@]:1:cword-1}"; do
         [[ " $verbs " == *" $word "* ]] && verb=$word && break
     done
@@ -33,6 +33,7 @@ _kup() {
     '') options+=' --version' ;;
     preserve) options+=' --adjust --health-check --fallback' ;;
     check) options+=' --target' ;;
+    rollback) options+=' --allow-restart --yes' ;;
     update) options+=' --target --allow-restart --stage-only --yes' ;;
     esac
 

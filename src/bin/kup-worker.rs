@@ -31,9 +31,13 @@ enum Verb {
     Netlock,
     /// Restores all units (kup-restore.service)
     Restore,
-    /// Assesses and blesses the new kernel (kup-bless.service)
+    /// Gives a checkpoint up that died half-way (kup-checkpoint.service)
+    Recover,
+    /// Asks the restored units how they are (kup-assess.service)
+    Assess,
+    /// Blesses the new kernel (kup-bless.service)
     Bless,
-    /// Ends an unfinished update of an earlier boot (kup-settle.service)
+    /// Goes back to the old kernel, or ends an unfinished update (kup-settle.service)
     Settle,
     /// Keeps low PIDs for the kernel's own threads (kup-pid-floor.service)
     PidFloor,
@@ -55,9 +59,11 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Checkpoint => update::checkpoint::run(&paths),
         Verb::Netlock => worker::netlock(&paths),
         Verb::Restore => update::restore::run(&paths),
+        Verb::Recover => update::recover::run(&paths),
+        Verb::Assess => update::bless::assess(&paths),
         Verb::Bless => update::bless::run(&paths),
         Verb::Settle => update::settle::run(&paths),
-        Verb::PidFloor => worker::pid_floor(),
+        Verb::PidFloor => worker::pid_floor(&paths),
         Verb::Notify { main_pid } => worker::notify(main_pid),
         Verb::CanaryChild => kup::preflight::canary::child(),
     }
@@ -65,6 +71,8 @@ fn run(verb: Verb) -> Result<()> {
 
 fn main() -> ExitCode {
     journal::init("kup-worker");
+    #[cfg(feature = "failpoints")]
+    let _faults = kup::faults::set_up();
     let result = Args::try_parse().context("see kup-worker --help").and_then(|args| run(args.verb));
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 mod command;
 mod efi;
-mod grub;
+pub(crate) mod grub;
 mod systemd_boot;
 
 use std::fs;

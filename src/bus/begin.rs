@@ -33,6 +33,8 @@ pub struct Wanted {
     pub allow_restart: Vec<String>,
     /// Stop when armed.
     pub stage_only: bool,
+    /// Go back to the kernel that the last update came from.
+    pub rollback: bool,
 }
 
 /// Runs kup-check.service and returns what it found.
@@ -78,9 +80,10 @@ pub async fn update(daemon: &Arc<Daemon>, conn: &Connection, wanted: Wanted) -> 
         None => {}
     }
     marks::check_marked(&daemon.paths, &allow_restart)?;
-    let target = kernels::target(&daemon.paths, wanted.target.as_deref())?;
+    let (asked, reverses) = if wanted.rollback { rolled_back(daemon)? } else { (wanted.target, None) };
+    let target = kernels::target(&daemon.paths, asked.as_deref())?;
     let id = UpdateId::now();
-    let request = UpdateRequest { id, target: Some(target), allow_restart, stage_only: wanted.stage_only };
+    let request = UpdateRequest { id, target: Some(target), allow_restart, reverses, stage_only: wanted.stage_only };
     write_request(&daemon.paths, UPDATE_REQUEST, &request)?;
     let view = UpdateView::requested(&request, &running(&daemon.paths)?);
     let path = view.path();
@@ -97,6 +100,15 @@ pub async fn update(daemon: &Arc<Daemon>, conn: &Connection, wanted: Wanted) -> 
     };
     zruntime::spawn(work).detach();
     Ok(path)
+}
+
+/// The kernel that the last update came from, and that update.
+fn rolled_back(daemon: &Daemon) -> Result<(Option<String>, Option<UpdateId>), Error> {
+    let done = daemon.tracker.shown().filter(|u| u.state == State::Done);
+    let done = done.ok_or_else(|| {
+        Error::NoTarget("there is nothing to roll back: the last update was not done, or there was none".into())
+    });
+    done.map(|u| (Some(u.source), Some(u.id)))
 }
 
 fn busy(update: &UpdateView) -> String {

@@ -95,7 +95,8 @@ impl Manager {
 
     /// Begins an update and returns its object at once. Options: "target" (s), the kernel release to switch to, the
     /// staged one where it is absent; "allow-restart" (as), marked units whose cold restart is accepted; "stage-only"
-    /// (b), prepare everything and leave "systemctl kexec" to the administrator.
+    /// (b), prepare everything and leave "systemctl kexec" to the administrator; "rollback" (b), go back to the kernel
+    /// that the last update came from, in the place of "target".
     #[zbus(out_args("update"))]
     async fn update(
         &self,
@@ -109,6 +110,7 @@ impl Manager {
             target: options.string("target")?,
             allow_restart: options.strings("allow-restart")?.unwrap_or_default(),
             stage_only: options.boolean("stage-only")?,
+            rollback: options.boolean("rollback")?,
         };
         options.end()?;
         allow(conn, &header, if wanted.stage_only { Action::Stage } else { Action::Update }).await?;
@@ -202,7 +204,7 @@ impl Manager {
     #[zbus(signal)]
     async fn update_new(emitter: &SignalEmitter<'_>, update: OwnedObjectPath) -> zbus::Result<()>;
 
-    /// An update ended as refused, done, aborted or failed. Its object stays to be read until the next one begins.
+    /// An update ended as refused, done, aborted, fell-back or failed. Its object stays to be read until the next one begins.
     #[zbus(signal)]
     async fn update_removed(emitter: &SignalEmitter<'_>, update: OwnedObjectPath, result: &str) -> zbus::Result<()>;
 }

@@ -44,11 +44,16 @@ pub enum Command {
     /// Every other process ends as in a reboot, this session too; so kup asks first when it runs on a terminal. Until the switch any failure leaves
     /// everything as it was. 'kup status' tells afterwards how it went.
     Update(Update),
+    /// Go back to the kernel that the last update came from; the marked services live on.
+    ///
+    /// An update in the other direction: services are checkpointed as they are now, so nothing that they did since is lost.
+    /// The old kernel boots by default from then on.
+    Rollback(Rollback),
     /// Give up an update that is armed (after 'kup update --stage-only').
     Abort,
     /// Show the kernels, and the update that is under way or was the last one.
     ///
-    /// Exits with 3, 6 or 7 when that update was refused, aborted, or failed (or units started cold).
+    /// Exits with 3, 6, 7 or 8 when that update was refused, aborted, failed (or units started cold), or fell back.
     Status,
     /// Show the updates that there were, oldest first.
     History,
@@ -112,6 +117,17 @@ pub struct Update {
     /// Prepare everything and stop; 'systemctl kexec' then does the rest, 'kup abort' gives it up.
     #[arg(long)]
     pub stage_only: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Arguments of `kup rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// Accept a cold restart of this marked unit where it cannot be preserved. Can be given more than once.
+    #[arg(long, value_name = "UNIT")]
+    pub allow_restart: Vec<String>,
     /// Do not ask.
     #[arg(long, short)]
     pub yes: bool,

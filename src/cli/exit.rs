@@ -24,6 +24,8 @@ pub enum Exit {
     Aborted = 6,
     /// 7: the update failed, or units started cold.
     Failed = 7,
+    /// 8: the machine is back on the old kernel, with its units.
+    FellBack = 8,
 }
 
 impl Exit {
@@ -37,7 +39,8 @@ Exit codes:
   4  not authorized
   5  another update is under way
   6  the update was aborted before the switch; nothing was lost
-  7  the update failed, or units started cold";
+  7  the update failed, or units started cold
+  8  the machine is back on the old kernel, and the services with it";
 }
 
 impl From<Exit> for ExitCode {
@@ -72,6 +75,7 @@ mod tests {
             Exit::Busy,
             Exit::Aborted,
             Exit::Failed,
+            Exit::FellBack,
         ];
         for (line, exit) in Exit::HELP.lines().skip(1).zip(all) {
             assert!(line.starts_with(&format!("  {}  ", exit as u8)), "{line} for {exit:?}");

@@ -52,6 +52,7 @@ async fn run(cli: Cli) -> Result<Exit, Error> {
         Command::List => mark::list(&context).await,
         Command::Check(args) => check::check(&context, args).await,
         Command::Update(args) => update::update(&context, args).await,
+        Command::Rollback(args) => update::rollback(&context, args).await,
         Command::Abort => update::abort(&context).await,
         Command::Status => status::status(&context).await,
         Command::History => history::history(&context).await,

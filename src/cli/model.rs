@@ -108,7 +108,7 @@ impl Phase {
 impl Update {
     /// Whether nothing more will happen.
     pub fn is_final(&self) -> bool {
-        matches!(self.state.as_str(), "refused" | "done" | "aborted" | "failed")
+        matches!(self.state.as_str(), "refused" | "done" | "aborted" | "fell-back" | "failed")
     }
 
     /// Whether a unit of it started cold.

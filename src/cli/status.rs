@@ -33,7 +33,9 @@ pub(super) fn ended(update: &Update) -> Exit {
         "refused" => Exit::Blocked,
         "aborted" => Exit::Aborted,
         "failed" => Exit::Failed,
-        _ if update.has_cold_units() => Exit::Failed,
+        // Before the end, a cold start is what was accepted.
+        _ if update.is_final() && update.has_cold_units() => Exit::Failed,
+        "fell-back" => Exit::FellBack,
         _ => Exit::Ok,
     }
 }

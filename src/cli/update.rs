@@ -19,10 +19,12 @@ use crate::bus::{Error, NAME, next};
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) async fn update(context: &Context, args: args::Update) -> Result<Exit, Error> {
-    // Without a terminal there is nobody to ask, and whoever wrote the script has decided.
-    let asks = !args.yes && !args.stage_only && io::stdin().is_terminal() && io::stderr().is_terminal();
-    if asks && !confirm(context, &args).await? {
-        return Ok(Exit::Failure);
+    if !args.yes && !args.stage_only && is_attended() {
+        let staged = context.manager.staged_kernel().await?;
+        let newest = if staged.is_empty() { "the newest kernel".into() } else { staged };
+        if !confirm(context, args.target.as_ref().unwrap_or(&newest)).await? {
+            return Ok(Exit::Failure);
+        }
     }
     let mut options = Options::new();
     if let Some(target) = &args.target {
@@ -36,6 +38,24 @@ pub(super) async fn update(context: &Context, args: args::Update) -> Result<Exit
     follow(context, &path).await
 }
 
+pub(super) async fn rollback(context: &Context, args: args::Rollback) -> Result<Exit, Error> {
+    if !args.yes && is_attended() && !confirm(context, "the kernel before the last update").await? {
+        return Ok(Exit::Failure);
+    }
+    let mut options = Options::new();
+    if !args.allow_restart.is_empty() {
+        options.insert("allow-restart", Variant::from(args.allow_restart));
+    }
+    options.insert("rollback", true.into());
+    let path = context.manager.update(&options).await?;
+    follow(context, &path).await
+}
+
+/// Without a terminal there is nobody to ask, and whoever wrote the script has decided.
+fn is_attended() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
 pub(super) async fn abort(context: &Context) -> Result<Exit, Error> {
     context.manager.abort().await?;
     context.out.event(&serde_json::json!({ "event": "aborted" }), "the update is given up; all is as it was before");
@@ -43,11 +63,9 @@ pub(super) async fn abort(context: &Context) -> Result<Exit, Error> {
 }
 
 /// Asks whether to go ahead.
-async fn confirm(context: &Context, args: &args::Update) -> Result<bool, Error> {
+async fn confirm(context: &Context, target: &str) -> Result<bool, Error> {
     let (units, _) = context.manager.list_units().await?;
     let units: Vec<_> = units.iter().map(|u| u.unit.as_str()).collect();
-    let staged = context.manager.staged_kernel().await?;
-    let target = args.target.as_deref().unwrap_or(if staged.is_empty() { "the newest kernel" } else { &staged });
     eprintln!("This machine switches to {target}. Every session ends, and every service restarts but these:");
     eprintln!("  {}", if units.is_empty() { "(none)".into() } else { units.join(" ") });
     eprint!("Go ahead? [y/N] ");

@@ -8,7 +8,8 @@ pub fn first_error(path: &Path) -> Option<String> {
     pick(&String::from_utf8_lossy(&fs::read(path).ok()?))
 }
 
-fn pick(text: &str) -> Option<String> {
+/// The same of a log's text.
+pub fn pick(text: &str) -> Option<String> {
     let line = text.lines().find(|l| l.contains("Error ("))?;
     line.find("Error (").map(|at| line[at..].trim().to_string())
 }

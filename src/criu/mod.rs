@@ -1,12 +1,13 @@
 //! CRIU, driven over its RPC (`criu swrk`, <https://criu.org/RPC>).
 
 mod dump;
-mod log;
+pub(crate) mod log;
 mod restore;
-mod rpc;
-mod swrk;
+pub(crate) mod rpc;
+pub(crate) mod swrk;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 pub use dump::{Dump, Externals};
 pub use log::first_error;
@@ -21,6 +22,19 @@ pub const RESTORE_LOG: &str = "restore.log";
 /// The installed CRIU; `None` where there is none.
 pub fn program() -> Option<PathBuf> {
     ["/usr/sbin/criu", "/usr/bin/criu", "/usr/local/sbin/criu"].iter().map(PathBuf::from).find(|p| p.exists())
+}
+
+/// Has CRIU find out once what this kernel can do; it keeps that in /run/criu.kdat. A CRIU that has to find it out inside a
+/// unit's sandbox looks at files below /proc/sys that ProcSubset=pid hides, and gives up ("Can't open sysctl
+/// kernel/cap_last_cap").
+pub fn warm() {
+    let Some(program) = program() else { return };
+    // What it says is of no interest: it is about features that no unit may need.
+    if let Err(e) =
+        Command::new(program).arg("check").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()
+    {
+        tracing::warn!("criu check: {e}");
+    }
 }
 
 /// The error of a conversation with CRIU, made better by what its log says.

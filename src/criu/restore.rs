@@ -26,13 +26,13 @@ pub struct Restore<'a> {
 }
 
 impl Restore<'_> {
-    /// Restores the tree and returns its root's PID. `resume` is asked when all tasks are there and none has run yet;
-    /// the images are used up when it returns `true`. Where it returns `false`, the caller kills the tasks before it
+    /// Restores the tree and returns its root's PID. `resume` is asked, with CRIU's own PID, when all tasks are there and
+    /// none has run yet; the images are used up when it returns `true`. Where it returns `false`, the caller kills the tasks before it
     /// returns: CRIU resumes whatever is then still alive.
     ///
     /// # Errors
     /// CRIU's reason; no task is left then.
-    pub fn run(mut self, mut resume: impl FnMut() -> bool) -> Result<i32, Error> {
+    pub fn run(mut self, mut resume: impl FnMut(i32) -> bool) -> Result<i32, Error> {
         let images = File::open(self.images)?;
         let log = self.images.join(RESTORE_LOG);
         let mut options = Options {
@@ -49,11 +49,13 @@ impl Restore<'_> {
             options.external.push(format!("unix[{inode}]"));
             options.inherit_fd.push(InheritFd { key: format!("socket:[{inode}]"), fd: self.place.give(fd)? });
         }
+        let mut criu = Swrk::start(self.criu, self.place)?;
+        let pid = criu.pid();
         let on_notify = |script: &str| match script {
-            "pre-resume" => Answer { refuse: !resume(), ..Answer::default() },
+            "pre-resume" => Answer { refuse: !resume(pid), ..Answer::default() },
             _ => Answer::default(),
         };
-        let response = Swrk::start(self.criu, self.place)?.run(Action::Restore, options, on_notify);
+        let response = criu.run(Action::Restore, options, on_notify);
         let response = response.map_err(|e| explain(e, &log))?;
         response.restore.map(|r| r.pid).ok_or_else(|| Error::Died("it restored nothing".into()))
     }

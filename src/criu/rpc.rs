@@ -156,7 +156,7 @@ pub struct Response {
     /// An errno that tells more, such as EEXIST for a PID that is taken.
     #[prost(int32, optional, tag = "7")]
     pub cr_errno: Option<i32>,
-    /// The first line of its log that is an error.
-    #[prost(string, optional, tag = "9")]
-    pub cr_errmsg: Option<String>,
+    /// The first line of its log that is an error. A string by its declaration; but it may quote a path, so any bytes.
+    #[prost(bytes = "vec", optional, tag = "9")]
+    pub cr_errmsg: Option<Vec<u8>>,
 }

@@ -75,6 +75,11 @@ impl Swrk {
         Ok(Self { child: command.spawn()?, socket: ours })
     }
 
+    /// Its PID.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
     /// Asks for `action` and answers CRIU's notifications with `on_notify` until it is done.
     ///
     /// # Errors
@@ -87,14 +92,15 @@ impl Swrk {
     ) -> Result<Response, Error> {
         self.say(&Request { action: action.into(), options: Some(options), notify_success: None })?;
         loop {
-            let response = self.hear()?;
-            if response.action != i32::from(Action::Notify) {
-                // CRIU cleans up behind its answer: it is not to be killed before that.
-                let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
-                self.child.wait()?;
-                return if response.success { Ok(response) } else { Err(refused(&response)) };
-            }
-            let script = response.notify.and_then(|n| n.script).unwrap_or_default();
+            let script = match self.hear()? {
+                Said::Notification(script) => script,
+                Said::Answer(answer) => {
+                    // CRIU cleans up behind its answer: it is not to be killed before that.
+                    let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+                    self.child.wait()?;
+                    return answer;
+                }
+            };
             let answer = on_notify(&script);
             let extra = Options { images_dir_fd: -1, external: answer.external, ..Options::default() };
             self.say(&Request {
@@ -112,7 +118,7 @@ impl Swrk {
         }
     }
 
-    fn hear(&mut self) -> Result<Response, Error> {
+    fn hear(&mut self) -> Result<Said, Error> {
         // One packet is one message; CRIU's are small (the longest part is an error line).
         let mut packet = vec![0; 64 << 10];
         let length = loop {
@@ -125,19 +131,77 @@ impl Swrk {
             let status = self.child.wait()?;
             return Err(Error::Died(status.to_string()));
         }
-        Ok(Response::decode(&packet[..length])?)
+        Said::read(&packet[..length])
+    }
+}
+
+/// What a packet of CRIU's says.
+#[derive(Debug)]
+pub enum Said {
+    /// It waits at the point of this name.
+    Notification(String),
+    /// It is done, or says no.
+    Answer(Result<Response, Error>),
+}
+
+impl Said {
+    /// Reads one packet.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    pub fn read(packet: &[u8]) -> Result<Self, Error> {
+        let response = Response::decode(packet)?;
+        Ok(if response.action == i32::from(Action::Notify) {
+            Self::Notification(response.notify.and_then(|n| n.script).unwrap_or_default())
+        } else if response.success {
+            Self::Answer(Ok(response))
+        } else {
+            Self::Answer(Err(refused(&response)))
+        })
     }
 }
 
 fn refused(response: &Response) -> Error {
-    let message = response.cr_errmsg.clone().filter(|m| !m.is_empty());
-    let message = message.unwrap_or_else(|| "it failed and did not say why; see its log".into());
-    Error::Refused { message: message.trim().into(), errno: response.cr_errno.unwrap_or(0) }
+    let said = String::from_utf8_lossy(response.cr_errmsg.as_deref().unwrap_or_default());
+    let message = match said.trim() {
+        "" => "it failed and did not say why; see its log",
+        message => message,
+    };
+    Error::Refused { message: message.into(), errno: response.cr_errno.unwrap_or(0) }
 }
 
 impl Drop for Swrk {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CRIU quotes paths, and a path is any bytes: an answer that could not be read would get CRIU killed while it
+    /// cleans up.
+    #[test]
+    fn an_error_that_is_no_text_is_an_answer() {
+        let response = Response {
+            action: Action::Dump.into(),
+            cr_errno: Some(17),
+            cr_errmsg: Some(b"Can't dump /tmp/\xff\n".into()),
+            ..Response::default()
+        };
+        match Said::read(&response.encode_to_vec()).unwrap() {
+            Said::Answer(Err(Error::Refused { message, errno })) => {
+                assert_eq!((message.as_str(), errno), ("Can't dump /tmp/\u{fffd}", 17));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn silence_is_told() {
+        let response = Response { cr_errmsg: Some(b" \n".into()), ..Response::default() };
+        assert!(refused(&response).to_string().contains("did not say why"));
     }
 }

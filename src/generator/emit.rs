@@ -34,6 +34,13 @@ impl Output {
         }
     }
 
+    /// Gives `unit` of kup's own a limit for its job, from the beginning of the boot on.
+    pub(super) fn timeout(&self, unit: &str, seconds: u64) -> io::Result<()> {
+        let dir = self.dir.join(format!("{unit}.d"));
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("50-kup-timeout.conf"), format!("{HEADER}[Unit]\nJobTimeoutSec={seconds}\n"))
+    }
+
     /// `UNIT.d/NAME`. Plainly written: /run is empty at boot, and systemd reads it only after all generators are done.
     pub(super) fn dropin(&self, unit: &UnitName, name: &str, text: &str) -> io::Result<()> {
         let dir = self.dir.join(format!("{unit}.d"));

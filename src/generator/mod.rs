@@ -3,20 +3,22 @@
 //! Reads only through [`Paths`] and writes only below the directory that it is given, so that it is tested on whole
 //! trees. It decides nothing that the record does not say, and emits nothing where nothing is marked or pending.
 
-mod decide;
 mod emit;
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::config::Settings;
 use crate::kernel::cmdline;
 use crate::paths::Paths;
 use crate::unit::{self, GENERATED, Marked, UnitError};
-use crate::update::Record;
+use crate::update::{Record, ThisBoot};
 
-use decide::Boot;
 use emit::Output;
+
+/// Who wants most of kup's units.
+const WANTS: &str = "multi-user.target.wants";
 
 /// Writes what this boot needs below `normal` (systemd.generator(7)). `log` gets one line for each thing that is wrong
 /// and nothing else. After a soft reboot (`soft_reboot`) the kernel is still the same one, and the services were stopped
@@ -47,20 +49,22 @@ pub fn run(paths: &Paths, normal: &Path, soft_reboot: bool, log: &mut dyn FnMut(
         Err(e) => {
             // Nothing is restored from what cannot be read; settling tells and cleans up.
             log(&e.to_string());
-            return out.link("multi-user.target.wants", "kup-settle.service");
+            return out.link(WANTS, "kup-settle.service");
         }
     };
     let boot_id = fs::read_to_string(paths.at("/proc/sys/kernel/random/boot_id")).unwrap_or_default();
-    match decide::boot(&record, transaction.as_ref(), boot_id.trim()) {
-        Boot::Ordinary => Ok(()),
-        Boot::Restore if soft_reboot => out.link("multi-user.target.wants", "kup-settle.service"),
-        Boot::Settle => out.link("multi-user.target.wants", "kup-settle.service"),
-        Boot::Bless => out.link("multi-user.target.wants", "kup-bless.service"),
-        Boot::Restore => {
+    match ThisBoot::of(&record, transaction.as_ref(), boot_id.trim()) {
+        ThisBoot::Ordinary => Ok(()),
+        ThisBoot::Restore | ThisBoot::FallBack if soft_reboot => out.link(WANTS, "kup-settle.service"),
+        ThisBoot::Settle => out.link(WANTS, "kup-settle.service"),
+        ThisBoot::Bless => bless(paths, &out, log),
+        ThisBoot::Restore => {
             restore(paths, &record, &out)?;
-            out.link("sysinit.target.wants", "kup-netlock.service")?;
-            out.link("multi-user.target.wants", "kup-restore.service")?;
-            out.link("multi-user.target.wants", "kup-bless.service")
+            bless(paths, &out, log)
+        }
+        ThisBoot::FallBack => {
+            out.link("sysinit.target.wants", "kup-pid-floor.service")?;
+            restore(paths, &record, &out)
         }
     }
 }
@@ -77,8 +81,21 @@ fn adjust(marked: &Marked, out: &Output) -> io::Result<()> {
     Ok(())
 }
 
+/// The new kernel is assessed, and blessed behind boot-complete.target; or given up, when that takes too long.
+fn bless(paths: &Paths, out: &Output, log: &mut dyn FnMut(&str)) -> io::Result<()> {
+    let settings = Settings::load(paths).unwrap_or_else(|e| {
+        log(&e.to_string());
+        Settings::default()
+    });
+    out.link("boot-complete.target.requires", "kup-assess.service")?;
+    out.timeout("kup-bless.service", settings.boot_timeout_sec)?;
+    out.link(WANTS, "kup-bless.service")
+}
+
 /// Every unit whose image may still be resumed gets a placeholder in its fresh sandbox.
 fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
+    out.link("sysinit.target.wants", "kup-netlock.service")?;
+    out.link(WANTS, "kup-restore.service")?;
     for (unit, _) in record.units.iter().filter(|(_, r)| r.state.may_resume()) {
         let file = unit::load(paths, unit).ok();
         let dropins = file.iter().flat_map(|f| &f.dropins).filter_map(|p| p.file_name()?.to_str());

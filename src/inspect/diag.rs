@@ -57,7 +57,7 @@ fn packet(request: &SockDiagMessage) -> Vec<u8> {
 }
 
 /// Takes the sockets out of one datagram; true when it was the last one.
-fn answers<T>(mut bytes: &[u8], pick: fn(SockDiagMessage) -> Option<T>, found: &mut Vec<T>) -> io::Result<bool> {
+pub fn answers<T>(mut bytes: &[u8], pick: fn(SockDiagMessage) -> Option<T>, found: &mut Vec<T>) -> io::Result<bool> {
     while !bytes.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes).map_err(io::Error::other)?;
         // Messages are padded to 4 bytes, netlink(7).
@@ -65,7 +65,10 @@ fn answers<T>(mut bytes: &[u8], pick: fn(SockDiagMessage) -> Option<T>, found: &
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(true),
             // An acknowledgement is an error without a code.
-            NetlinkPayload::Error(e) if e.code.is_some() => return Err(e.to_io()),
+            NetlinkPayload::Error(e) if e.code.is_some() => {
+                // Not e.to_io(), which overflows with a code that no kernel sends.
+                return Err(io::Error::from_raw_os_error(e.raw_code().saturating_neg()));
+            }
             NetlinkPayload::InnerMessage(message) => found.extend(pick(message)),
             _ => {}
         }
@@ -83,5 +86,10 @@ mod tests {
         let mut found = Vec::new();
         assert!(answers(&[1, 2, 3], Some, &mut found).is_err());
         assert!(found.is_empty());
+        // An error whose code has no positive counterpart.
+        let mut error = vec![36, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        error.extend(i32::MIN.to_ne_bytes());
+        error.resize(36, 0);
+        assert!(answers(&error, Some, &mut found).is_err());
     }
 }

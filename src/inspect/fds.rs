@@ -142,7 +142,7 @@ fn one(dir: &Path, fd: i32) -> Result<Fd, InspectError> {
 }
 
 /// `flags` (octal) and `mnt_id` of proc_pid_fdinfo(5).
-pub(super) fn fdinfo(text: &str) -> Option<(i32, i32)> {
+pub fn fdinfo(text: &str) -> Option<(i32, i32)> {
     let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
     let flags = i32::from_str_radix(field("flags:")?, 8).ok()?;
     Some((flags, field("mnt_id:")?.parse().ok()?))
@@ -182,8 +182,8 @@ fn classify(target: &str, meta: &Metadata, is_literal: impl FnOnce() -> bool) ->
     }
 }
 
-/// Links that are no path.
-fn anonymous(target: &str) -> Option<FdKind> {
+/// Targets of /proc/PID/fd links that are no path.
+pub fn anonymous(target: &str) -> Option<FdKind> {
     if let Some(name) = target.strip_prefix("/memfd:") {
         return Some(FdKind::Memfd { name: name.strip_suffix(DELETED).unwrap_or(name).into() });
     }

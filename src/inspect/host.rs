@@ -62,7 +62,8 @@ pub fn tmpfiles(paths: &Paths) -> BTreeSet<PathBuf> {
     found
 }
 
-fn directory(line: &str) -> Option<PathBuf> {
+/// The directory that a line of tmpfiles.d(5) makes.
+pub fn directory(line: &str) -> Option<PathBuf> {
     let mut words = line.split_ascii_whitespace();
     let kind = words.next()?;
     if !kind.starts_with(['d', 'D', 'e', 'v', 'q', 'Q']) {

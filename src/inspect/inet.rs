@@ -78,14 +78,14 @@ pub(super) fn transforms(netns: Option<&Path>) -> Result<BTreeMap<u64, Vec<Strin
         SockDiagMessage::InetRequest(InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id })
     };
     let requests = vec![request(AF_INET, SocketId::new_v4()), request(AF_INET6, SocketId::new_v6())];
-    let found = diag::ask(netns, requests, |message| match message {
-        SockDiagMessage::InetResponse(response) => {
-            let found: Vec<String> = response.nlas.iter().filter_map(transform).collect();
-            (!found.is_empty()).then_some((response.header.inode.into(), found))
-        }
-        _ => None,
-    })?;
-    Ok(found.into_iter().collect())
+    Ok(diag::ask(netns, requests, transformed)?.into_iter().collect())
+}
+
+/// Inode and transforms of the socket that an answer tells of, where it has any.
+pub fn transformed(message: SockDiagMessage) -> Option<(u64, Vec<String>)> {
+    let SockDiagMessage::InetResponse(response) = message else { return None };
+    let found: Vec<String> = response.nlas.iter().filter_map(transform).collect();
+    (!found.is_empty()).then_some((response.header.inode.into(), found))
 }
 
 fn transform(nla: &Nla) -> Option<String> {
@@ -131,7 +131,8 @@ pub(super) fn table(paths: &Paths, pid: i32) -> Result<Vec<InetSocket>, InspectE
     Ok(found)
 }
 
-fn parse(text: &str, protocol: Protocol) -> impl Iterator<Item = InetSocket> {
+/// The sockets in one of these tables; lines of another form are left out.
+pub fn parse(text: &str, protocol: Protocol) -> impl Iterator<Item = InetSocket> {
     text.lines().skip(1).filter_map(move |line| {
         // sl local rem st tx:rx tr:when retrnsmt uid timeout inode …
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();

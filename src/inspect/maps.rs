@@ -133,7 +133,7 @@ fn identify(path: &PathBuf) -> Result<FileId, InspectError> {
 }
 
 /// Mappings with the device and inode that the kernel shows for them; lines of another form are left out.
-fn parse(text: &str) -> Vec<(Mapping, String, u64)> {
+pub fn parse(text: &str) -> Vec<(Mapping, String, u64)> {
     text.lines().filter_map(line).collect()
 }
 

@@ -38,14 +38,14 @@ impl Memory {
                 "Shared_Hugetlb" | "Private_Hugetlb" => &mut memory.hugetlb,
                 _ => continue,
             };
-            *field += kib * 1024;
+            *field = field.saturating_add(kib.saturating_mul(1024));
         }
         memory
     }
 
     /// What a checkpoint of the process can take at most, without the page cache of files that stay where they are.
     pub fn image_size(&self) -> u64 {
-        self.anonymous + self.shmem + self.swap + self.hugetlb
+        [self.anonymous, self.shmem, self.swap, self.hugetlb].into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -71,5 +71,11 @@ Locked:                4 kB
         assert_eq!((m.rss, m.pss, m.anonymous), (2996 << 10, 760 << 10, 640 << 10));
         assert_eq!((m.shmem, m.hugetlb, m.swap, m.locked), (8 << 10, 6144 << 10, 12 << 10, 4 << 10));
         assert_eq!(m.image_size(), (640 + 8 + 12 + 6144) << 10);
+    }
+
+    #[test]
+    fn what_no_machine_has_is_no_overflow() {
+        let text = format!("Swap: {0} kB\nShared_Hugetlb: {0} kB\nPrivate_Hugetlb: {0} kB\n", u64::MAX);
+        assert_eq!(Memory::parse(&text).image_size(), u64::MAX);
     }
 }

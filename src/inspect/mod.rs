@@ -5,18 +5,18 @@
 
 mod cgroup;
 pub mod copies;
-mod diag;
+pub(crate) mod diag;
 mod facts;
-mod fds;
+pub(crate) mod fds;
 pub mod host;
-mod inet;
-mod maps;
+pub(crate) mod inet;
+pub(crate) mod maps;
 mod memory;
 mod mounts;
 mod namespaces;
-mod process;
+pub(crate) mod process;
 mod systemd;
-mod unix;
+pub(crate) mod unix;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

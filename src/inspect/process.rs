@@ -96,7 +96,7 @@ impl Process {
 }
 
 /// proc_pid_stat(5). The name may hold blanks and parentheses: it ends at the last one.
-pub(super) fn stat(text: &str) -> Option<Process> {
+pub fn stat(text: &str) -> Option<Process> {
     let (head, tail) = text.rsplit_once(')')?;
     let (pid, comm) = head.split_once('(')?;
     let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
@@ -118,8 +118,8 @@ pub(super) fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
     status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))
 }
 
-/// proc_pid_status(5).
-fn status(text: &str, process: &mut Process) -> Option<()> {
+/// Takes what is needed out of proc_pid_status(5).
+pub fn status(text: &str, process: &mut Process) -> Option<()> {
     let field = |key| field(text, key);
     process.uid = field("Uid")?.split_ascii_whitespace().next()?.parse().ok()?;
     process.tracer = field("TracerPid")?.trim().parse().ok()?;

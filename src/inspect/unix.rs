@@ -43,13 +43,7 @@ pub(super) fn table(netns: Option<&Path>) -> Result<BTreeMap<u64, UnixSocket>, I
         show_flags: ShowFlags::NAME | ShowFlags::PEER | ShowFlags::ICONS,
         cookie: [0xff; 8],
     };
-    let found = diag::ask(netns, vec![SockDiagMessage::UnixRequest(request)], |message| match message {
-        SockDiagMessage::UnixResponse(response) => {
-            let waiting = response.pending_connections().unwrap_or_default().to_vec();
-            Some((one(&response)?, waiting))
-        }
-        _ => None,
-    })?;
+    let found = diag::ask(netns, vec![SockDiagMessage::UnixRequest(request)], answered)?;
     let waiting: Vec<(u64, u64)> =
         found.iter().flat_map(|(s, clients)| clients.iter().map(|c| (u64::from(*c), s.inode))).collect();
     let mut table: BTreeMap<u64, UnixSocket> = found.into_iter().map(|(s, _)| (s.inode, s)).collect();
@@ -60,6 +54,13 @@ pub(super) fn table(netns: Option<&Path>) -> Result<BTreeMap<u64, UnixSocket>, I
         }
     }
     Ok(table)
+}
+
+/// The socket that an answer tells of, and the inodes of those that wait for it to accept them.
+pub fn answered(message: SockDiagMessage) -> Option<(UnixSocket, Vec<u32>)> {
+    let SockDiagMessage::UnixResponse(response) = message else { return None };
+    let waiting = response.pending_connections().unwrap_or_default().to_vec();
+    Some((one(&response)?, waiting))
 }
 
 fn one(response: &UnixResponse) -> Option<UnixSocket> {

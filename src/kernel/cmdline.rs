@@ -1,5 +1,6 @@
 //! The target kernel's command line, made from the running one.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::update::UpdateId;
@@ -20,28 +21,59 @@ pub struct TooLong {
     pub length: usize,
 }
 
-/// Command line for `image`, the kernel that update `id` goes to, made from the `running` one (content of /proc/cmdline).
+/// Where a kexec leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To the target of an update, which learns from the line that it is the one (`kup.txn=`).
+    There,
+    /// Back to where an update came from (`kup.back=`): the old kernel finds the record by itself, as after a reset.
+    Back,
+}
+
+/// The words that an update adds.
+#[derive(Debug, Clone, Copy)]
+pub struct Ours<'a> {
+    /// Where it leads.
+    pub direction: Direction,
+    /// The update.
+    pub id: &'a UpdateId,
+    /// See [`super::pid_floor`].
+    pub pid_floor: u32,
+    /// What the administrator and the trial of a new kernel add.
+    pub extra: &'a [&'a str],
+}
+
+/// The last of the words that an update adds: they are taken away as a whole by the next one.
+const END: &str = "kup.end";
+
+/// Command line for `image`, made from the `running` one (content of /proc/cmdline).
 ///
-/// What the boot loader and an earlier update put there is left out, so that the line does not grow from update to update. `pid_floor` (see [`super::pid_floor`]) becomes
-/// `sysctl.kernel.ns_last_pid`, behind `pid_max`, since a value above the default `pid_max` would be refused. Our words
-/// stand before a `--`, because what follows it is init's.
+/// What the boot loader and an earlier update put there is left out, so that the line does not grow from update to update.
+/// `pid_floor` becomes `sysctl.kernel.ns_last_pid`, behind `pid_max`, since a value above the default `pid_max` would be
+/// refused. Our words stand before a `--`, because what follows it is init's.
 ///
 /// # Errors
 /// [`TooLong`].
-pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra: &[&str]) -> Result<String, TooLong> {
-    let words = split(running);
-    let boot_image = boot_image(&words, image);
+pub fn make(running: &str, image: &Path, ours: &Ours) -> Result<String, TooLong> {
+    // A quote that is not closed would take in our words too; the kernel reads the last word the same with it closed.
+    let running = closed(running);
+    let words = split(&running);
+    let (words, init) = words.split_at(words.iter().position(|w| *w == "--").unwrap_or(words.len()));
+    let boot_image = boot_image(words, image).map(|word| closed(&word).into_owned());
+    let begin = match ours.direction {
+        Direction::There => format!("kup.txn={}", ours.id),
+        Direction::Back => format!("kup.back={}", ours.id),
+    };
     let (pid_max, floor) =
-        (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={pid_floor}"));
-    let transaction = format!("kup.txn={id}");
+        (format!("sysctl.kernel.pid_max={PID_MAX}"), format!("sysctl.kernel.ns_last_pid={}", ours.pid_floor));
 
-    let kept: Vec<&str> = words.into_iter().filter(|w| !is_replaced(w) && !extra.contains(w)).collect();
-    let init = kept.iter().position(|w| *w == "--").unwrap_or(kept.len());
+    let kept = without_ours(words);
     let mut line: Vec<&str> = boot_image.as_deref().into_iter().collect();
-    line.extend(&kept[..init]);
-    line.extend([transaction.as_str(), &pid_max, &floor]);
-    line.extend(extra);
-    line.extend(&kept[init..]);
+    line.extend(kept.iter().filter(|w| !is_replaced(w) && !ours.extra.contains(w)));
+    line.extend([begin.as_str(), &pid_max, &floor]);
+    line.extend(ours.extra);
+    line.push(END);
+    line.extend(init);
 
     let line = line.join(" ");
     if line.len() > MAX { Err(TooLong { length: line.len() }) } else { Ok(line) }
@@ -50,6 +82,47 @@ pub fn target(running: &str, image: &Path, id: &UpdateId, pid_floor: u32, extra:
 /// The value of `kup.txn=`, where the running kernel was started by an update.
 pub fn transaction(running: &str) -> Option<UpdateId> {
     split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix("kup.txn=")?.parse().ok())
+}
+
+/// The words of the `running` command line, without those that an update has added.
+pub fn own(running: &str) -> Vec<&str> {
+    without_ours(&split(running))
+}
+
+/// Leaves out what an update has added.
+fn without_ours<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let begin = words.iter().position(|w| w.starts_with("kup.txn=") || w.starts_with("kup.back="));
+    let end = words.iter().position(|w| *w == END);
+    match (begin, end) {
+        (Some(begin), Some(end)) if begin < end => [&words[..begin], &words[end + 1..]].concat(),
+        _ => words.to_vec(),
+    }
+}
+
+/// The words of `KernelArguments`, as [`make`] takes them.
+///
+/// # Errors
+/// What is wrong with them, to follow the setting's name.
+pub fn extra(arguments: &str) -> Result<Vec<&str>, &'static str> {
+    let words = split(arguments);
+    if arguments.contains(|c: char| c.is_control()) {
+        Err("must be one line without control characters")
+    } else if matches!(closed(arguments), Cow::Owned(_)) {
+        Err("has a quote that is not closed")
+    } else if words.iter().any(|w| *w == "--" || is_replaced(w)) {
+        Err("must not contain '--' or a word that kup sets itself")
+    } else {
+        Ok(words)
+    }
+}
+
+/// The text with its last quote closed.
+fn closed(text: &str) -> Cow<'_, str> {
+    if text.matches('"').count().is_multiple_of(2) {
+        text.into()
+    } else {
+        format!("{}\"", text.trim_ascii_end()).into()
+    }
 }
 
 /// Whether the target gets its own word for `word`.
@@ -85,12 +158,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn make(running: &str) -> String {
-        let image = Path::new("/boot/vmlinuz-6.12.107+deb13-cloud-amd64");
-        target(running, image, &"5a".parse().unwrap(), 70_001, &["panic=10"]).unwrap()
+    fn make_with(running: &str, image: &Path, extra: &[&str]) -> Result<String, TooLong> {
+        let id = "5a".parse().unwrap();
+        super::make(running, image, &Ours { direction: Direction::There, id: &id, pid_floor: 70_001, extra })
     }
 
-    const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10";
+    fn make(running: &str) -> String {
+        let image = Path::new("/boot/vmlinuz-6.12.107+deb13-cloud-amd64");
+        make_with(running, image, &["panic=10"]).unwrap()
+    }
+
+    const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10 kup.end";
 
     #[test]
     fn made_from_the_running_one() {
@@ -98,27 +176,46 @@ mod tests {
         for (running, want) in [
             ("BOOT_IMAGE=/boot/vmlinuz-6.12.94 root=UUID=1-2 ro console=ttyS0\n", "root=UUID=1-2 ro console=ttyS0"),
             (r#"BOOT_IMAGE=vmlinuz dyndbg="file a.c +p" kup.debug x"#, r#"dyndbg="file a.c +p" x"#),
+            (
+                r#"BOOT_IMAGE=/boot/vmlinuz-1 sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#,
+                "sysctl.kernel.pid_max=65536 ro",
+            ),
+            ("BOOT_IMAGE=vmlinuz ro kup.txn=49 modprobe.blacklist=i6300esb panic=5 kup.end panic=7", "ro panic=7"),
+            ("BOOT_IMAGE=vmlinuz ro kup.txn=49 panic=5 kup.begin", "ro panic=5"),
         ] {
             assert_eq!(make(running), format!("{new} {want} {OURS}"));
         }
-        for (running, want) in [
-            ("root=/dev/vda1 initrd=\\initrd.img\n", "root=/dev/vda1"),
-            (r#"sysctl.kernel.pid_max=65536 "kup.a=b c" ro"#, "sysctl.kernel.pid_max=65536 ro"),
-        ] {
-            assert_eq!(make(running), format!("{want} {OURS}"), "not GRUB's");
-        }
         assert_eq!(make(""), OURS);
         assert_eq!(make("ro -- single"), format!("ro {OURS} -- single"));
+        assert_eq!(make("ro -- kup.x panic=10"), format!("ro {OURS} -- kup.x panic=10"), "that is init's");
         assert!(make("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.1 ro").starts_with("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.12.107"));
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_keeps_our_words_out() {
+        for (running, want) in
+            [("ro a=\"b c\n", "ro a=\"b c\" kup.txn="), ("BOOT_IMAGE=\"x y/z\" ro", "\"x y/vmlinuz-6.12.")]
+        {
+            let line = make(running);
+            assert!(line.contains(want), "{line}");
+            assert_eq!((transaction(&line).unwrap().as_str(), &make(&line)), ("5a", &line));
+        }
+    }
+
+    #[test]
+    fn words_of_the_setting() {
+        assert_eq!(extra("quiet  dyndbg=\"file a +p\""), Ok(vec!["quiet", "dyndbg=\"file a +p\""]));
+        for bad in ["a\tb", "a=\"b", "a -- b", "kup.txn=1", "sysctl.kernel.ns_last_pid=1"] {
+            assert!(extra(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn too_long_is_an_error() {
         let image = Path::new("/boot/vmlinuz-1");
-        let id = "5a".parse().unwrap();
-        let fits = MAX - target("", image, &id, 300, &[]).unwrap().len() - 1;
-        assert_eq!(target(&"x".repeat(fits), image, &id, 300, &[]).unwrap().len(), MAX);
-        assert_eq!(target(&"x".repeat(fits + 1), image, &id, 300, &[]), Err(TooLong { length: MAX + 1 }));
+        let fits = MAX - make_with("", image, &[]).unwrap().len() - 1;
+        assert_eq!(make_with(&"x".repeat(fits), image, &[]).unwrap().len(), MAX);
+        assert_eq!(make_with(&"x".repeat(fits + 1), image, &[]), Err(TooLong { length: MAX + 1 }));
     }
 
     #[test]
@@ -127,6 +224,22 @@ mod tests {
         for none in ["ro", "kup.txn=", "kup.txn=X", "-- kup.txn=5a", r#"a="b kup.txn=5a""#] {
             assert_eq!(transaction(none), None, "{none}");
         }
+    }
+
+    /// What was on trial with one kernel is not carried on to the next.
+    #[test]
+    fn the_words_of_an_update_go_with_it() {
+        let image = Path::new("/boot/vmlinuz-1");
+        let first =
+            make_with("BOOT_IMAGE=/boot/vmlinuz-0 ro -- x", image, &["panic=10", "modprobe.blacklist=i6300esb"])
+                .unwrap();
+        assert!(first.contains("blacklist"));
+        let id = "5b".parse().unwrap();
+        let back = Ours { direction: Direction::Back, id: &id, pid_floor: 400, extra: &[] };
+        let back = super::make(&first, image, &back).unwrap();
+        let ours = "kup.back=5b sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=400 kup.end";
+        assert_eq!(back, format!("BOOT_IMAGE=/boot/vmlinuz-1 ro {ours} -- x"));
+        assert_eq!(transaction(&back), None);
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 pub mod cmdline;
 mod installed;
 pub mod kexec;
+pub mod panic;
 mod pids;
 mod staged;
 mod target;

@@ -42,9 +42,17 @@ impl Staged {
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
         let damaged = || format!("{} is damaged; remove it, and stage the kernel again", path.display());
-        let staged: Self = serde_json::from_slice(&text).with_context(damaged)?;
-        check_release(&staged.release).with_context(damaged)?;
-        Ok(Some(staged))
+        Self::parse(&text).with_context(damaged).map(Some)
+    }
+
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// When it is something else, or names no release.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let staged: Self = serde_json::from_slice(text)?;
+        check_release(&staged.release)?;
+        Ok(staged)
     }
 
     /// Writes it, whole or not at all.

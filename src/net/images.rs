@@ -90,18 +90,38 @@ struct TcpStream {
 /// # Errors
 /// [`ImageError`].
 pub fn connections(images: &Path) -> Result<Vec<Dumped>, ImageError> {
+    connections_in(images, |path| {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let length = file.metadata()?.len();
+        Ok(Some((io::BufReader::new(file), length)))
+    })
+}
+
+/// As [`connections`], of images that `open` gives: the content and its length, `None` where there is no such file.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn connections_in<R: Read>(
+    images: &Path,
+    open: impl Fn(&Path) -> io::Result<Option<(R, u64)>>,
+) -> Result<Vec<Dumped>, ImageError> {
+    let opened = |path: &Path| open(path).map_err(|source| ImageError::Io { path: path.into(), source });
+    let files = images.join("files.img");
+    let missing = || ImageError::Io { path: files.clone(), source: io::ErrorKind::NotFound.into() };
     let mut found = Vec::new();
-    for entry in messages::<FileEntry>(&images.join("files.img"), FILES_MAGIC, usize::MAX)? {
+    for entry in messages::<FileEntry>(&files, opened(&files)?.ok_or_else(missing)?, FILES_MAGIC, usize::MAX)? {
         let Some(inet) = entry.inet.filter(|i| i.protocol == nix::libc::IPPROTO_TCP as u32 && i.remote_port != 0)
         else {
             continue;
         };
         let path = images.join(format!("tcp-stream-{:x}.img", inet.inode));
-        if !path.exists() {
-            continue;
-        }
+        let Some(image) = opened(&path)? else { continue };
         let damaged = |what: &str| ImageError::Damaged { path: path.clone(), what: what.into() };
-        let stream = messages::<TcpStream>(&path, TCP_STREAM_MAGIC, 1)?.pop().ok_or_else(|| damaged("it is empty"))?;
+        let mut streams = messages::<TcpStream>(&path, image, TCP_STREAM_MAGIC, 1)?;
+        let stream = streams.pop().ok_or_else(|| damaged("it is empty"))?;
         let end = |words: &[u32], port: u32| {
             let port = u16::try_from(port).ok()?;
             Some(SocketAddr::new(address(inet.family, words)?, port))
@@ -123,17 +143,21 @@ fn address(family: u32, words: &[u32]) -> Option<IpAddr> {
     }
 }
 
-/// The first `most` messages of the image at `path`. A stream's queues follow its message without a frame, hence `most`.
-fn messages<M: Message + Default>(path: &Path, magic: u32, most: usize) -> Result<Vec<M>, ImageError> {
+/// The first `most` messages of the image at `path`, of which `rest` bytes are there. A stream's queues follow its
+/// message without a frame, hence `most`.
+fn messages<M: Message + Default>(
+    path: &Path,
+    (mut input, mut rest): (impl Read, u64),
+    magic: u32,
+    most: usize,
+) -> Result<Vec<M>, ImageError> {
     let io = |source| ImageError::Io { path: path.into(), source };
     let damaged = |what: String| ImageError::Damaged { path: path.into(), what };
-    let file = File::open(path).map_err(io)?;
-    let mut rest = file.metadata().map_err(io)?.len();
-    let mut input = io::BufReader::new(file);
     let word = |rest: &mut u64, input: &mut dyn Read| -> Result<u32, ImageError> {
+        let left = rest.checked_sub(4).ok_or_else(|| damaged("it is cut off".into()))?;
         let mut bytes = [0; 4];
         input.read_exact(&mut bytes).map_err(io)?;
-        *rest = rest.saturating_sub(4);
+        *rest = left;
         Ok(u32::from_ne_bytes(bytes))
     };
     let found = (word(&mut rest, &mut input)?, word(&mut rest, &mut input)?);
@@ -166,6 +190,11 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("src/net/testdata")
     }
 
+    fn all<M: Message + Default>(path: &Path, magic: u32, most: usize) -> Vec<M> {
+        let image = std::fs::read(path).unwrap();
+        messages(path, (image.as_slice(), image.len() as u64), magic, most).unwrap()
+    }
+
     /// The sending side of a stream, to check the receiving side of its peer against.
     #[derive(Clone, PartialEq, Message)]
     struct Sender {
@@ -187,10 +216,10 @@ mod tests {
 
         // Both ends of the connections to itself: what one expects next is what the other has unacknowledged next.
         let mut checked = 0;
-        for entry in messages::<FileEntry>(&images().join("files.img"), FILES_MAGIC, usize::MAX).unwrap() {
+        for entry in all::<FileEntry>(&images().join("files.img"), FILES_MAGIC, usize::MAX) {
             let Some(inet) = entry.inet.filter(|i| i.remote_port != 0) else { continue };
             let path = images().join(format!("tcp-stream-{:x}.img", inet.inode));
-            let sender = messages::<Sender>(&path, TCP_STREAM_MAGIC, 1).unwrap().remove(0);
+            let sender = all::<Sender>(&path, TCP_STREAM_MAGIC, 1).remove(0);
             let port = |p| u16::try_from(p).unwrap();
             let (local, remote) = (port(inet.local_port), port(inet.remote_port));
             if let Some(peer) = found.iter().find(|d| (d.local.port(), d.remote.port()) == (remote, local)) {
@@ -213,8 +242,10 @@ mod tests {
         std::fs::write(&files, [&good[..4], &good[8..]].concat()).unwrap();
         let e = connections(dir.path()).unwrap_err().to_string();
         assert!(e.contains("files.img is damaged: its magic"), "{e}");
-        std::fs::write(&files, &good[..good.len() - 1]).unwrap();
-        assert!(matches!(connections(dir.path()), Err(ImageError::Damaged { .. })));
+        for cut in [3, 10, good.len() - 1] {
+            std::fs::write(&files, &good[..cut]).unwrap();
+            assert!(matches!(connections(dir.path()), Err(ImageError::Damaged { .. })), "{cut}");
+        }
     }
 
     proptest! {

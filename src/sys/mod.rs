@@ -1,11 +1,13 @@
 //! The edge to the kernel: the only room with `unsafe`.
 
 pub mod atomic;
+pub mod freezer;
 pub mod kexec;
 pub mod mdwe;
 pub mod pidfd;
 pub mod spawn;
 pub mod timerfd;
+pub mod watchdog;
 
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -77,23 +77,13 @@ pub(super) fn load_from(index: &Index, unit: &UnitName) -> Result<UnitFile, Unit
         Some(text) => text,
     };
     // Names in the search path are of the form of unit names, and so are those built from them.
-    let mut file = UnitFile {
-        name: found.id.parse().unwrap_or_else(|_| unit.clone()),
-        fragment: Some(index.paths.at(&found.fragment)),
-        dropins: Vec::new(),
-        aliases: found.aliases.iter().filter_map(|n| n.parse().ok()).collect(),
-        assigned: Vec::new(),
-    };
-    if let Some(line) = file.merge(&index.paths.at(&found.fragment), &text) {
-        return Err(UnitError::BrokenSection { unit: unit.clone(), file: index.paths.at(&found.fragment), line });
-    }
+    let name = found.id.parse().unwrap_or_else(|_| unit.clone());
+    let mut file = UnitFile::parse(name, &index.paths.at(&found.fragment), &text)?;
+    file.aliases = found.aliases.iter().filter_map(|n| n.parse().ok()).collect();
     for dropin in index.dropins(&found.id, &found.aliases)? {
         // An empty drop-in masks those of its name in directories below; it says nothing itself.
         if let Some(text) = read(index, &dropin)?.filter(|t| !t.is_empty()) {
-            let path = index.paths.at(&dropin);
-            // systemd, too, takes of a broken drop-in what stands before the break.
-            file.merge(&path, &text);
-            file.dropins.push(path);
+            file.drop_in(&index.paths.at(&dropin), &text);
         }
     }
     Ok(file)
@@ -104,6 +94,31 @@ fn read(index: &Index, path: &Path) -> Result<Option<Vec<u8>>, UnitError> {
 }
 
 impl UnitFile {
+    /// The unit that its fragment, the content `text` of `path`, makes by itself.
+    ///
+    /// # Errors
+    /// [`UnitError::BrokenSection`].
+    pub fn parse(name: UnitName, path: &Path, text: &[u8]) -> Result<Self, UnitError> {
+        let mut file = Self {
+            name,
+            fragment: Some(path.into()),
+            dropins: Vec::new(),
+            aliases: BTreeSet::new(),
+            assigned: Vec::new(),
+        };
+        match file.merge(path, text) {
+            Some(line) => Err(UnitError::BrokenSection { unit: file.name, file: path.into(), line }),
+            None => Ok(file),
+        }
+    }
+
+    /// Adds a drop-in behind those that are there.
+    pub fn drop_in(&mut self, path: &Path, text: &[u8]) {
+        // systemd, too, takes of a broken drop-in what stands before the break.
+        self.merge(path, text);
+        self.dropins.push(path.into());
+    }
+
     /// Adds what `text` assigns; says the line at which reading had to stop.
     fn merge(&mut self, path: &Path, text: &[u8]) -> Option<u32> {
         let parsed = parse::parse(text);

@@ -160,7 +160,11 @@ fn decided(paths: &Paths, unit: &UnitName, want: bool) -> Result<Option<MarkErro
     })
 }
 
-fn render(verb: &str, unit: &UnitName, preserve: bool, options: &MarkOptions) -> Result<String, MarkError> {
+/// The text of the drop-in, in which the administrator is told that `verb` wrote it.
+///
+/// # Errors
+/// [`MarkError::BadOption`].
+pub fn render(verb: &str, unit: &UnitName, preserve: bool, options: &MarkOptions) -> Result<String, MarkError> {
     let mut text = format!("# Written by 'kup {verb} {unit}'.\n[X-KUP]\n");
     text += if preserve { "KUPPreserve=yes\n" } else { "KUPPreserve=no\n" };
     if let Some(command) = &options.health_check {

@@ -6,7 +6,7 @@ mod index;
 mod load;
 pub mod mark;
 mod name;
-mod parse;
+pub(crate) mod parse;
 pub mod preserve;
 mod tree;
 

@@ -41,10 +41,11 @@ impl Adjust {
 }
 
 /// What a unit falls back on when the new kernel does not come up (`KUPFallback=`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fallback {
     /// Its image is on disk before the switch.
+    #[default]
     Disk,
     /// Nothing: it starts cold then.
     None,

@@ -16,7 +16,7 @@ pub fn restore(cpus: &BTreeMap<i32, String>) {
 }
 
 /// `0-3,6` (cpuset(7), "List format").
-fn parse(list: &str) -> nix::Result<CpuSet> {
+pub fn parse(list: &str) -> nix::Result<CpuSet> {
     let mut set = CpuSet::new();
     for range in list.split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::bless;
 use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
-use super::{Event, History, HistoryLine, Lock, Record, State, TargetKernel, UnitRecord, UnitState};
+use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use crate::config::Settings;
+use crate::kernel::cmdline::{Direction, Ours};
 use crate::paths::Paths;
 use crate::preflight::{self, Report};
 use crate::request::{UPDATE_REPORT, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
-use crate::{boot, kernel, sys};
+use crate::{boot, criu, faults, kernel, sys};
 
 /// Checks and arms the update that `request` asks for, and starts the shutdown unless it is to be left to the
 /// administrator. `kup-update.service` runs it.
@@ -32,25 +34,61 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let target = choose_target(paths, request.target.as_deref())?;
     let mut record = Record::new(request.id.clone(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.stage_only = request.stage_only;
-    record.save(&paths.record())?;
-    let phase = record.begin("check");
-    let report = preflight::run(paths, &settings, &[], Some(&record.target.release))?;
-    sys::atomic::write(&paths.run_dir().join(UPDATE_REPORT), &serde_json::to_vec(&report)?, 0o600)?;
-    record.end(phase);
-    if let Err(e) = accept(&report, &mut record, &request.allow_restart) {
-        record.reason = Some(format!("{e:#}"));
-        record.advance(Event::Refuse, &paths.record())?;
-        History::append(&paths.history(), &HistoryLine::from(&record))?;
-        return Err(e);
-    }
-    record.advance(Event::Pass, &paths.record())?;
+    record.reverses = request.reverses.clone();
+    check(paths, &settings, &mut record, &|unit| request.allow_restart.contains(unit))?;
     let systemd = Systemd::connect()?;
-    if let Err(e) = arm(paths, &settings, &systemd, &mut record) {
-        undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))?;
-        return Err(e);
-    }
+    arm_or_abort(paths, &settings, &systemd, &mut record)?;
     drop(lock);
     if request.stage_only { Ok(()) } else { switch(paths, &systemd) }
+}
+
+/// Takes `failed`, an update whose new kernel was found wanting after its units had been resumed, back: a new checkpoint
+/// of the living units, and a switch to the kernel that they came from. A unit that cannot live through it starts cold.
+///
+/// # Errors
+/// When the reverse update was refused or aborted: the units go on under the new kernel.
+pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
+    let settings = Settings::load(paths)?;
+    let lock = Lock::take(&paths.lock())?;
+    let target = choose_target(paths, Some(&failed.source))?;
+    let mut record = Record::new(UpdateId::now(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
+    record.reverses = Some(failed.id.clone());
+    record.reason = Some(reason.into());
+    tracing::error!("update {} takes update {} back: {reason}", record.id, failed.id);
+    check(paths, &settings, &mut record, &|_| true)?;
+    let systemd = Systemd::connect()?;
+    arm_or_abort(paths, &settings, &systemd, &mut record)?;
+    drop(lock);
+    switch(paths, &systemd)
+}
+
+/// Asks all questions, and refuses the update where one has a blocker for an answer that is not accepted.
+fn check(
+    paths: &Paths,
+    settings: &Settings,
+    record: &mut Record,
+    may_restart: &dyn Fn(&UnitName) -> bool,
+) -> Result<()> {
+    record.save(&paths.record())?;
+    let phase = record.begin("check");
+    let report = preflight::run(paths, settings, &[], Some(&record.target.release))?;
+    sys::atomic::write(&paths.run_dir().join(UPDATE_REPORT), &serde_json::to_vec(&report)?, 0o600)?;
+    record.end(phase);
+    if let Err(e) = accept(&report, record, may_restart) {
+        record.reason = Some(format!("{e:#}"));
+        record.advance(Event::Refuse, &paths.record())?;
+        bless::finish(paths, record)?;
+        return Err(e);
+    }
+    Ok(record.advance(Event::Pass, &paths.record())?)
+}
+
+fn arm_or_abort(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record) -> Result<()> {
+    if let Err(e) = arm(paths, settings, systemd, record) {
+        undo::abort(paths, systemd, record, &format!("{e:#}"))?;
+        return Err(e);
+    }
+    Ok(())
 }
 
 /// The kernel that an update would go to.
@@ -64,11 +102,11 @@ pub fn choose_target(paths: &Paths, asked: Option<&str>) -> Result<TargetKernel>
 }
 
 /// Fills in the units, or says why the update is refused.
-fn accept(report: &Report, record: &mut Record, allow_restart: &[UnitName]) -> Result<()> {
+fn accept(report: &Report, record: &mut Record, may_restart: &dyn Fn(&UnitName) -> bool) -> Result<()> {
     let mut reasons: Vec<String> = blockers(&report.machine).map(|m| format!("this machine: {m}")).collect();
     for (name, findings) in &report.units {
         let why: Vec<&str> = blockers(findings).collect();
-        let state = match (why.is_empty(), allow_restart.contains(name)) {
+        let state = match (why.is_empty(), may_restart(name)) {
             (true, _) if findings.iter().any(|f| f.id == preflight::NOT_RUNNING) => continue,
             (true, _) => UnitState::Running,
             (false, true) => UnitState::Cold { reason: format!("accepted: {}", why.join("; ")) },
@@ -89,22 +127,31 @@ fn blockers(findings: &[preflight::Finding]) -> impl Iterator<Item = &str> {
 fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record) -> Result<()> {
     let phase = record.begin("arm");
     record.pid_floor = kernel::pid_floor(&pids_in_use()?);
-    pin(paths, record).context("the boot loader cannot be pinned to the running kernel")?;
-    let extra: Vec<&str> = settings.kernel_arguments.split_whitespace().collect();
+    pin(paths, record)?;
+    faults::at("arm.pinned")?;
     let running = fs::read_to_string(paths.cmdline())?;
-    let cmdline = kernel::cmdline::target(&running, &record.target.image, &record.id, record.pid_floor, &extra)?;
+    let mut extra = kernel::cmdline::split(&settings.kernel_arguments);
+    let given = [kernel::cmdline::own(&running), extra.clone()].concat();
+    let trial = trial::prepare(paths, systemd, settings, record, &given)?;
+    extra.extend(trial.iter().map(String::as_str));
+    let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
+    let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
     kernel::kexec::load(paths, &record.target, &cmdline)?;
+    faults::at("arm.loaded")?;
+    criu::warm();
     order_checkpoint(systemd)?;
     record.end(phase);
-    Ok(record.advance(Event::Armed, &paths.record())?)
+    record.advance(Event::Armed, &paths.record())?;
+    Ok(faults::at("arm.armed")?)
 }
 
 /// Recorded first: what the pin replaces must be known also when the machine goes down while it is made.
 fn pin(paths: &Paths, record: &mut Record) -> Result<()> {
     let loader = boot::detect(paths)?;
-    let pin = record.pin.insert(loader.plan(&record.source)?).clone();
+    let old = record.old_kernel().to_owned();
+    let pin = record.pin.insert(loader.plan(&old)?).clone();
     record.save(&paths.record())?;
-    loader.pin(&pin, &record.source)
+    loader.pin(&pin, &old).with_context(|| format!("the boot loader cannot be pinned to kernel {old}"))
 }
 
 /// Every PID and thread id of now: the services' own are among them, and none of theirs may be given out again.

@@ -5,52 +5,79 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, undo};
+use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, trial, undo};
 use crate::config::Settings;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
-use crate::{boot, kernel};
+use crate::{boot, faults, kernel};
 
-/// Assesses the restored units and blesses the new kernel. `kup-bless.service` runs it.
+/// Asks every restored unit how it is, once the machine is up. `kup-assess.service` runs it, before boot-complete.target.
 ///
 /// # Errors
-/// When a health check failed or the boot loader could not be set; the old kernel stays the default then.
-pub fn run(paths: &Paths) -> Result<()> {
+/// When a unit is not well: boot-complete.target is not reached then, and `kup-settle.service` goes back.
+pub fn assess(paths: &Paths) -> Result<()> {
     let settings = Settings::load(paths)?;
     let _lock = Lock::take(&paths.lock())?;
-    let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
-    if record.state() != State::Assessing {
+    let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
         return Ok(());
-    }
+    };
+    faults::at("assess.begun")?;
     let phase = record.begin("assess");
-    let verdict = assess(paths, &record, Duration::from_secs(settings.health_timeout_sec));
+    let verdict = ask_units(paths, &record, Duration::from_secs(settings.health_timeout_sec));
     record.end(phase);
-    let verdict = verdict.and_then(|()| {
-        let phase = record.begin("bless");
-        let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
-        boot::of(pin, paths)?.bless(pin, &record.target.release)?;
-        kernel::Staged::remove(paths)?;
-        record.end(phase);
-        Ok(())
-    });
-    let event = if verdict.is_ok() { Event::Bless } else { Event::Fail };
-    record.reason = verdict.as_ref().err().map(|e| format!("{e:#}"));
-    record.advance(event, &paths.record())?;
-    finish(paths, &record)?;
-    verdict
+    if let Err(e) = &verdict {
+        record.reason = Some(format!("{e:#}"));
+    }
+    record.save(&paths.record())?;
+    // On the way back there is nowhere else to go: what is wrong is said, and that is all.
+    if record.reverses.is_some() { Ok(()) } else { verdict }
 }
 
-/// What every ended update does: history line, images gone.
+/// Makes the kernel that runs the default, and ends the update. `kup-bless.service` runs it, behind boot-complete.target.
+///
+/// # Errors
+/// When the boot loader could not be set; the old kernel stays the default then.
+pub fn run(paths: &Paths) -> Result<()> {
+    let _lock = Lock::take(&paths.lock())?;
+    let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
+        return Ok(());
+    };
+    faults::at("bless.begun")?;
+    let phase = record.begin("bless");
+    let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned");
+    let blessed = pin
+        .and_then(|pin| boot::of(pin, paths)?.bless(pin, &record.target.release))
+        .and_then(|()| kernel::Staged::remove(paths));
+    record.end(phase);
+    faults::at("bless.blessed")?;
+    let event = match (&blessed, &record.reverses) {
+        (Ok(()), None) => Event::Bless,
+        (Ok(()), Some(_)) => Event::Return,
+        (Err(e), _) => {
+            record.reason = Some(format!("{e:#}"));
+            Event::Fail
+        }
+    };
+    trial::end(paths, &Systemd::connect()?, &record);
+    record.advance(event, &paths.record())?;
+    finish(paths, &mut record)?;
+    blessed
+}
+
+/// What every ended update does: history line, images gone, and that written down; a boot that does not find it so does
+/// it again.
 ///
 /// # Errors
 /// When one of them fails.
-pub fn finish(paths: &Paths, record: &Record) -> Result<()> {
-    History::append(&paths.history(), &HistoryLine::from(record))?;
-    undo::wipe(&paths.images(record.id.as_str()))
+pub fn finish(paths: &Paths, record: &mut Record) -> Result<()> {
+    History::append(&paths.history(), &HistoryLine::from(&*record))?;
+    undo::wipe(&paths.images_root())?;
+    record.wiped = true;
+    Ok(record.save(&paths.record())?)
 }
 
-fn assess(paths: &Paths, record: &Record, timeout: Duration) -> Result<()> {
+fn ask_units(paths: &Paths, record: &Record, timeout: Duration) -> Result<()> {
     let systemd = Systemd::connect()?;
     for (name, unit) in record.units.iter().filter(|(_, u)| u.state == UnitState::Resumed) {
         let status = systemd.status(name.as_str())?;

@@ -10,20 +10,21 @@ use anyhow::{Context, Result, bail};
 
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::lock::{self, Connection, LockSpec};
 use crate::paths::Paths;
+use crate::sys::freezer::Freezer;
 use crate::systemd::Systemd;
-use crate::unit::UnitName;
-use crate::{boot, criu, inspect};
+use crate::unit::{self, UnitName};
+use crate::{boot, criu, faults, inspect};
 
 /// Target that systemd starts for `systemctl kexec`.
-const KEXEC: &str = "kexec.target";
-/// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
+pub(super) const KEXEC: &str = "kexec.target";
 /// Name of the file beside the images that says what is locked until they are restored.
 pub const NETLOCK: &str = "netlock.json";
+/// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
 const DROP_IN: &str = "zz-kup-checkpoint.conf";
 
 /// Checkpoints every unit of the armed update, or aborts it.
@@ -49,7 +50,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         return Ok(());
     }
     record.advance(Event::Shutdown, &paths.record())?;
-    let Err(e) = checkpoint(paths, &systemd, &mut record) else { return Ok(()) };
+    let Err(e) = checkpoint(paths, &systemd, &mut record) else { return Ok(faults::at("checkpoint.ended")?) };
     // The shutdown is called off before anything else of it has happened: kup-checkpoint.service is stopped first.
     if let Err(e) = systemd.cancel_jobs() {
         tracing::error!("the shutdown cannot be called off: {e:#}");
@@ -58,6 +59,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 }
 
 fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<()> {
+    faults::at("checkpoint.begun")?;
     still_possible(paths, record)?;
     let settings = Settings::load(paths)?;
     let criu = criu::program().context("criu is not installed any more")?;
@@ -66,7 +68,11 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
     keep_systemd_calm(systemd, &units)?;
-    let plans = units.iter().map(|u| plan(systemd, u, record, &settings)).collect::<Result<Vec<_>>>()?;
+    let plans = units.iter().map(|u| plan(paths, systemd, u, record, &settings)).collect::<Result<Vec<_>>>()?;
+    for plan in &plans {
+        // Known from before anything is frozen, so that it can be thawed whatever happens.
+        record.units.entry(plan.unit.clone()).or_default().cgroup = plan.status.cgroup.clone();
+    }
     let procs = units.iter().map(inspect::unit).collect::<Result<Vec<_>, _>>()?;
     let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
     fs::write(images.join(NETLOCK), serde_json::to_vec(&lock)?)?;
@@ -74,12 +80,14 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     record.addresses.sort();
     record.addresses.dedup();
     record.end(phase);
+    record.save(&paths.record())?;
+    faults::at("checkpoint.prepared")?;
 
     let phase = record.begin("freeze and dump");
     // New connections wait from here on: one that is made but not accepted yet could not be dumped.
     lock::lock(&lock)?;
     let (chair, seats) = Chair::call(units.iter().cloned());
-    let failures = thread::scope(|scope| {
+    let failures: Vec<(UnitName, String)> = thread::scope(|scope| {
         let threads: Vec<_> = plans
             .iter()
             .zip(seats)
@@ -90,21 +98,50 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
             .collect();
         let verdict = all_ready(&chair, record).and_then(|()| commit(paths, record, &images, phase));
         let go = verdict.is_ok();
-        if !go {
-            void_all(record, &paths.record());
+        if go {
+            trial::begin(paths, systemd, record);
+            // Past the commit there are no errors, only deaths.
+            let _ = faults::at("checkpoint.committed");
+        } else {
+            void_all(paths, record);
         }
         chair.decide(|_| go);
-        let failures: Vec<_> = threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect();
+        let failures = threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect();
         verdict.map(|()| failures)
     })?;
     for (unit, reason) in failures {
-        // CRIU died between "go" and the end of the tasks: they may have run on for a moment, so the image is void.
-        tracing::error!("{unit}: {reason}; it will start cold");
-        if let Some(u) = record.units.get_mut(&unit) {
-            u.state = UnitState::Cold { reason };
-        }
+        tracing::warn!("{unit}: {reason}, after its image was complete");
     }
-    Ok(record.save(&paths.record())?)
+    // Past the commit nothing is given up any more: what is frozen now will not run again under this kernel.
+    if let Err(e) = kill_all(record) {
+        tracing::error!("{e:#}");
+    }
+    Ok(())
+}
+
+/// Ends what is still there of units whose images are committed: CRIU may have died before it had killed all of them.
+/// They are frozen, so none has run since.
+///
+/// # Errors
+/// When a task does not die.
+pub(super) fn kill_all(record: &Record) -> Result<()> {
+    for (name, unit) in record.units.iter().filter(|(_, u)| u.state == UnitState::Imaged) {
+        Freezer::of(&unit.cgroup).kill().with_context(|| format!("{name} cannot be ended"))?;
+    }
+    Ok(())
+}
+
+/// Lets the units of an update that is given up run on. Their images are void by then.
+///
+/// # Errors
+/// When one cannot be thawed; the others are.
+pub(super) fn thaw_all(record: &Record) -> Result<()> {
+    let thawed = record
+        .units
+        .iter()
+        .filter(|(_, u)| !u.cgroup.is_empty())
+        .map(|(name, unit)| Freezer::of(&unit.cgroup).thaw().with_context(|| format!("{name} stays frozen")));
+    thawed.collect::<Vec<_>>().into_iter().collect()
 }
 
 /// Much may have been done to the machine since the update was armed: both kernels must be there, and a reset must still
@@ -114,11 +151,13 @@ fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
         bail!(reason);
     }
     let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
-    boot::holds(pin, paths, &record.source)
+    boot::holds(pin, paths, record.old_kernel())
 }
 
 fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {
     let images = paths.images(record.id.as_str());
+    // Whatever lies there is nobody's, and may not be root's alone.
+    undo::wipe(&paths.images_root())?;
     let mut builder = DirBuilder::new();
     builder.mode(0o700).recursive(true);
     for unit in units {
@@ -157,8 +196,10 @@ fn drop_in_dir(unit: &UnitName) -> PathBuf {
     Path::new("/run/systemd/system").join(format!("{unit}.d"))
 }
 
-fn plan(systemd: &Systemd, unit: &UnitName, record: &Record, settings: &Settings) -> Result<Plan> {
+fn plan(paths: &Paths, systemd: &Systemd, unit: &UnitName, record: &Record, settings: &Settings) -> Result<Plan> {
+    let spec = unit::PreserveSpec::of(&unit::load(paths, unit)?)?;
     Ok(Plan {
+        fallback: spec.fallback.unwrap_or(settings.fallback),
         unit: unit.clone(),
         status: systemd.status(unit.as_str())?,
         volatile: systemd.volatile(unit.as_str())?,
@@ -195,19 +236,27 @@ fn all_ready(chair: &Chair<UnitRecord>, record: &mut Record) -> Result<()> {
 
 /// All images are on disk before the record says so, and the record says so before any task is killed.
 fn commit(paths: &Paths, record: &mut Record, images: &Path, phase: usize) -> Result<()> {
+    faults::at("checkpoint.imaged")?;
     crate::sys::syncfs(&File::open(images)?).context("the images cannot be synced")?;
     record.end(phase);
     record.begin("switch");
     Ok(record.advance(Event::Committed, &paths.record())?)
 }
 
-/// The tasks go on: their images must never be resumed. Written before they do.
-fn void_all(record: &mut Record, path: &Path) {
+/// The tasks go on: their images must never be resumed. Written before they do; where that cannot be written, the images
+/// are removed, which is as good.
+pub(super) fn void_all(paths: &Paths, record: &mut Record) {
     for unit in record.units.values_mut().filter(|u| u.state == UnitState::Imaged) {
         unit.state = UnitState::Void;
     }
-    if let Err(e) = record.save(path) {
+    if let Err(e) = record.save(&paths.record()) {
         tracing::error!("{e}");
+        let images = paths.images(record.id.as_str());
+        let removed = undo::wipe(&images).and_then(|()| {
+            let parent = File::open(paths.images_root())?;
+            Ok(crate::sys::syncfs(&parent)?)
+        });
+        removed.unwrap_or_else(|e| tracing::error!("{e:#}"));
     }
 }
 

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{ExternalFile, UnitRecord, UnitState, carry, timers};
+use super::{ExternalFile, UnitRecord, UnitState, carry, manifest, timers};
 use crate::criu::{Dump, Externals};
 use crate::inspect::{self, UnitProcs};
-use crate::sys;
+use crate::sys::{self, freezer::Freezer};
 use crate::systemd::{Status, Volatile};
-use crate::unit::UnitName;
+use crate::unit::{Fallback, UnitName};
 
 /// Namespaces that CRIU enters rather than dumps: systemd builds them anew. Not `ipc`, whose SysV objects CRIU has to
 /// dump with their namespace, nor `time`, which CRIU itself made at an earlier update.
@@ -31,6 +31,8 @@ pub struct Plan {
     pub pid_floor: u32,
     /// Largest deleted file that CRIU may put into its images, bytes.
     pub ghost_limit: u32,
+    /// What it falls back on.
+    pub fallback: Fallback,
 }
 
 impl Plan {
@@ -65,20 +67,28 @@ impl Plan {
             },
             || {
                 let Some(mut found) = record.borrow_mut().take() else { return false };
-                match carry::pack(&self.volatile, self.status.main_pid, images) {
-                    Ok(carried) => found.carried = carried,
+                match self.finish(&mut found, images) {
+                    Ok(()) => complete(found),
                     Err(e) => {
                         trouble = Some(e);
-                        return false;
+                        false
                     }
                 }
-                complete(found)
             },
         );
         match trouble {
             Some(e) => Err(e),
             None => Ok(result?),
         }
+    }
+
+    /// Adds to CRIU's image what CRIU does not dump, and seals it. Whatever becomes of CRIU from here on, the tasks stand
+    /// still until somebody thaws them.
+    fn finish(&self, found: &mut UnitRecord, images: &Path) -> Result<()> {
+        Freezer::of(&self.status.cgroup).freeze().context("its control group cannot be frozen")?;
+        found.carried = carry::pack(&self.volatile, self.status.main_pid, images)?;
+        found.manifest = Some(manifest::write(images)?);
+        Ok(())
     }
 
     /// Looks at the frozen unit.
@@ -92,6 +102,7 @@ impl Plan {
         Ok(UnitRecord {
             state: UnitState::Running,
             main_pid: self.status.main_pid,
+            cgroup: self.status.cgroup.clone(),
             pids: procs.pids(),
             namespaces: namespaces.to_vec(),
             streams: procs.journal_streams(),
@@ -101,6 +112,8 @@ impl Plan {
             mdwe: false,
             cpus: procs.processes.iter().flat_map(|p| p.cpus.clone()).collect(),
             timers: timers::expired(&procs),
+            manifest: None,
+            fallback: self.fallback,
         })
     }
 

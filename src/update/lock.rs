@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -14,6 +15,20 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// As [`Lock::take`], but waits for at most `timeout` for whoever holds it.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub fn wait(path: &Path, timeout: Duration) -> Result<Self> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match Self::take(path) {
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                result => return result,
+            }
+        }
+    }
+
     /// Takes the lock at `path`.
     ///
     /// # Errors

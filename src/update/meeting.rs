@@ -1,6 +1,8 @@
 //! Where the threads of all units meet: each reports how far it got, and waits to be told whether to go on.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use crate::unit::UnitName;
 
@@ -73,6 +75,19 @@ impl<T> Chair<T> {
         self.verdicts.iter().filter_map(|_| self.reports.recv().ok()).collect()
     }
 
+    /// As [`Chair::hear`], until `deadline`; the second list is of those who have not spoken by then.
+    pub fn hear_until(&self, deadline: Instant) -> (Vec<Report<T>>, Vec<UnitName>) {
+        let mut silent: BTreeSet<UnitName> = self.verdicts.iter().map(|(unit, _)| unit.clone()).collect();
+        let mut heard = Vec::new();
+        while !silent.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(report) = self.reports.recv_timeout(left) else { break };
+            silent.remove(&report.unit);
+            heard.push(report);
+        }
+        (heard, silent.into_iter().collect())
+    }
+
     /// Tells every unit for which `verdict` holds to go on, and the others to undo.
     pub fn decide(self, verdict: impl Fn(&UnitName) -> bool) {
         for (unit, decide) in self.verdicts {
@@ -109,6 +124,15 @@ mod tests {
             let gone_on = threads.into_iter().map(|t| t.join().unwrap()).collect();
             (heard.into_iter().map(|r| r.word).collect(), gone_on)
         })
+    }
+
+    #[test]
+    fn who_is_silent_is_named() {
+        let names = ["a", "b"].map(|n| n.parse::<UnitName>().unwrap());
+        let (chair, mut seats) = Chair::<u32>::call(names.clone());
+        seats[0].fail("no".into());
+        let (heard, silent) = chair.hear_until(Instant::now());
+        assert_eq!((heard.len(), silent), (1, vec![names[1].clone()]));
     }
 
     #[test]

@@ -1,21 +1,27 @@
 //! One update: its state machine, its record on disk, and the steps that move it.
 
-mod affinity;
+pub(crate) mod affinity;
 pub mod arm;
 pub mod bless;
 mod carry;
 pub mod checkpoint;
 mod dump_unit;
-mod history;
+pub mod fall_back;
+pub(crate) mod history;
 mod id;
 mod lock;
+mod manifest;
 mod meeting;
 mod record;
+pub mod recover;
 pub mod restore;
+mod restore_all;
 mod restore_unit;
 pub mod settle;
 mod state;
-mod timers;
+mod this_boot;
+pub(crate) mod timers;
+mod trial;
 pub mod undo;
 
 pub use history::{History, HistoryLine};
@@ -23,4 +29,5 @@ pub use id::{BadUpdateId, UpdateId};
 pub use lock::Lock;
 pub use record::{Carried, ExternalFile, Phase, Pin, Record, RecordError, TargetKernel, UnitRecord, now_usec};
 pub use state::{Event, Illegal, State, UnitState};
+pub use this_boot::ThisBoot;
 pub use timers::ExpiredTimer;

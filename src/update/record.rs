@@ -10,8 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId};
+use crate::kernel::panic::PanicSettings;
 use crate::sys::atomic;
-use crate::unit::UnitName;
+use crate::unit::{Fallback, UnitName};
+use crate::watchdog::Deadman;
 
 /// The format that this version writes; others are refused, not guessed at.
 const VERSION: u32 = 1;
@@ -21,6 +23,9 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Record {
     version: u32,
+    /// Of all the rest, as it is written; none in memory.
+    #[serde(default)]
+    digest: Option<String>,
     /// Which update.
     pub id: UpdateId,
     state: State,
@@ -34,6 +39,21 @@ pub struct Record {
     pub target: TargetKernel,
     /// The administrator keeps `systemctl kexec` for themselves.
     pub stage_only: bool,
+    /// The update that this one takes back: it goes to the kernel from which that one came.
+    #[serde(default)]
+    pub reverses: Option<UpdateId>,
+    /// The watchdog that ends a hang of the new kernel, where there is one.
+    #[serde(default)]
+    pub deadman: Option<Deadman>,
+    /// What a panic does under the old kernel.
+    #[serde(default)]
+    pub panic: Option<PanicSettings>,
+    /// Whether its images are gone.
+    #[serde(default)]
+    pub wiped: bool,
+    /// Boot id of the boot in which units are restored, once there is one.
+    #[serde(default)]
+    pub restore_boot: Option<String>,
     /// No process of the new boot may get a PID at or below it.
     pub pid_floor: u32,
     /// How the boot loader was pinned, so that it can be unpinned.
@@ -80,6 +100,9 @@ pub struct UnitRecord {
     pub main_pid: i32,
     /// Every process of it when it was frozen.
     pub pids: Vec<i32>,
+    /// Its control group in the boot in which it was frozen, below /sys/fs/cgroup.
+    #[serde(default)]
+    pub cgroup: String,
     /// The kinds of namespace that are its own (`mnt`, `net`, …): CRIU runs inside them.
     pub namespaces: Vec<String>,
     /// Files that are open but not reachable from inside its sandbox.
@@ -99,6 +122,12 @@ pub struct UnitRecord {
     /// Timers that have to be armed again.
     #[serde(default)]
     pub timers: Vec<ExpiredTimer>,
+    /// Digest of the manifest that lies beside the image; an image that does not match it is not restored.
+    #[serde(default)]
+    pub manifest: Option<String>,
+    /// What the unit falls back on when the new kernel does not bring it back.
+    #[serde(default)]
+    pub fallback: Fallback,
 }
 
 /// A file that CRIU is handed from outside.
@@ -169,6 +198,11 @@ pub enum RecordError {
     Illegal(#[from] Illegal),
 }
 
+/// Where a second copy of the record at `path` lies.
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_extension("copy.json")
+}
+
 /// Wall-clock microseconds since the epoch.
 pub fn now_usec() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
@@ -179,6 +213,7 @@ impl Record {
     pub fn new(id: UpdateId, source: String, source_boot: String, target: TargetKernel) -> Self {
         Self {
             version: VERSION,
+            digest: None,
             id,
             state: State::Checking,
             reason: None,
@@ -186,6 +221,11 @@ impl Record {
             source_boot,
             target,
             stage_only: false,
+            reverses: None,
+            deadman: None,
+            panic: None,
+            wiped: false,
+            restore_boot: None,
             pid_floor: 0,
             pin: None,
             addresses: Vec::new(),
@@ -199,6 +239,11 @@ impl Record {
         self.state
     }
 
+    /// The kernel that boots by default while the update is under way. A reverse update leaves one that is not to boot again.
+    pub fn old_kernel(&self) -> &str {
+        if self.reverses.is_some() { &self.target.release } else { &self.source }
+    }
+
     /// Parses a record.
     ///
     /// # Errors
@@ -208,15 +253,36 @@ impl Record {
         let value: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
         match value.get("version").and_then(|v| v.as_u64()) {
             Some(found) if found != u64::from(VERSION) => Err(RecordError::Version { path: path.into(), found }),
-            _ => serde_json::from_value(value).map_err(damaged),
+            _ => {
+                let mut record: Self = serde_json::from_value(value).map_err(damaged)?;
+                match record.digest.take() {
+                    Some(digest) if digest != record.digest_of_rest() => {
+                        Err(damaged(serde::de::Error::custom("its digest does not fit")))
+                    }
+                    _ => Ok(record),
+                }
+            }
         }
     }
 
-    /// Reads the record at `path`; `None` where there is none.
+    fn digest_of_rest(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text))
+    }
+
+    /// Reads the record at `path`; `None` where there is none. Where it is damaged or lost its copy counts, which is never
+    /// older: a step that the copy knows of has not begun when the record does not.
     ///
     /// # Errors
     /// As [`Record::parse`], and [`RecordError::Io`].
     pub fn load(path: &Path) -> Result<Option<Self>, RecordError> {
+        match (Self::load_one(path), Self::load_one(&copy_of(path))) {
+            (Err(RecordError::Damaged { .. }) | Ok(None), Ok(Some(copy))) => Ok(Some(copy)),
+            (record, _) => record,
+        }
+    }
+
+    fn load_one(path: &Path) -> Result<Option<Self>, RecordError> {
         match fs::read(path) {
             Ok(text) => Self::parse(&text, path).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -224,14 +290,22 @@ impl Record {
         }
     }
 
-    /// Writes the record: complete and synced, or not at all.
+    /// The record as it is written, and as [`Record::parse`] reads it: with a digest.
+    ///
+    /// # Errors
+    /// None of this version's records has any.
+    pub fn render(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(&Self { digest: Some(self.digest_of_rest()), ..self.clone() })
+    }
+
+    /// Writes the record: complete and synced, or not at all; its copy first.
     ///
     /// # Errors
     /// [`RecordError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), RecordError> {
         let io = |source| RecordError::Io { path: path.into(), source };
-        let text = serde_json::to_vec_pretty(self).map_err(|e| io(e.into()))?;
-        atomic::write(path, &text, 0o600).map_err(io)
+        let text = self.render().map_err(|e| io(e.into()))?;
+        atomic::write(&copy_of(path), &text, 0o600).and_then(|()| atomic::write(path, &text, 0o600)).map_err(io)
     }
 
     /// Moves to the state after `event` and writes the record, in this order: a caller that got `Ok` may begin the step.
@@ -275,6 +349,7 @@ mod tests {
             state: UnitState::Cold { reason: "its image is damaged".into() },
             main_pid: 7,
             pids: vec![7],
+            cgroup: "/system.slice/a.service".into(),
             namespaces: vec!["mnt".into()],
             files: Vec::new(),
             streams: vec![1],
@@ -283,6 +358,8 @@ mod tests {
             mdwe: true,
             cpus: BTreeMap::new(),
             timers: Vec::new(),
+            manifest: Some("5a".into()),
+            fallback: Fallback::None,
         };
         r.units.insert("a".parse().unwrap(), unit);
         r
@@ -297,7 +374,32 @@ mod tests {
         record().save(&path).unwrap();
         assert_eq!(Record::load(&path).unwrap().unwrap(), record());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_and_the_copy_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        record().save(&path).unwrap();
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            // White space and the digest's own name are the only places where a flip may go unseen: it changes nothing.
+            if let Ok(parsed) = Record::parse(&bad, &path) {
+                assert_eq!(parsed, record(), "byte {at}");
+            }
+        }
+        for bad in [b"".as_slice(), b"{", &good[..good.len() / 2]] {
+            fs::write(&path, bad).unwrap();
+            assert_eq!(Record::load(&path).unwrap().unwrap(), record());
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(Record::load(&path).unwrap().unwrap(), record());
+        fs::write(copy_of(&path), "{").unwrap();
+        fs::write(&path, "{").unwrap();
+        assert!(matches!(Record::load(&path), Err(RecordError::Damaged { .. })));
     }
 
     #[test]

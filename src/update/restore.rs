@@ -1,55 +1,106 @@
-//! After the switch: bring every unit back, or start it cold and say so.
+//! After the switch: bring every unit back in the new boot, or, where that came to nothing, in the old kernel's.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::meeting::{Chair, Seat};
-use super::restore_unit::Placeholder;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, affinity, now_usec, timers};
+use super::restore_all::{self, RestoreAll, Resumed};
+use super::restore_unit::is_placeholder;
+use super::{Event, Lock, Record, State, ThisBoot, UnitState, bless, manifest, trial};
+use crate::config::Settings;
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
-use crate::unit::UnitName;
+use crate::unit::{Fallback, UnitName};
+use crate::{criu, faults, kernel, watchdog};
 
-/// A unit whose tasks run again.
-struct Resumed {
-    unit: UnitName,
-    placeholder: Placeholder,
-    pid: i32,
-}
-
-/// Restores every unit of the update whose id is on the kernel's command line. `kup-restore.service` runs it.
+/// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
 /// # Errors
-/// When the record cannot be read or written. A unit that cannot be restored is no error: it starts cold, and the
-/// record says why.
+/// When the record cannot be read or written, and when a unit cannot be restored that the old kernel may still bring back:
+/// no unit has been resumed then, and `kup-settle.service` goes back. On the way back a unit that cannot be restored is no
+/// error: it starts cold, and the record says why.
 pub fn run(paths: &Paths) -> Result<()> {
-    let settings = crate::config::Settings::load(paths)?;
+    let settings = Settings::load(paths)?;
     let _lock = Lock::take(&paths.lock())?;
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
-    if record.state() != State::Switching {
-        tracing::info!("the update is {}: nothing to restore", record.state().as_str());
-        return Ok(());
-    }
-    record.end_open_phases();
-    record.advance(Event::NewKernel, &paths.record())?;
+    let back = match (ThisBoot::look(paths, &record)?, record.state()) {
+        (ThisBoot::Restore, State::Switching) => false,
+        (ThisBoot::FallBack, State::Switching | State::Restoring) => true,
+        (_, state) => {
+            tracing::info!("the update is {}: nothing to restore", state.as_str());
+            return Ok(());
+        }
+    };
+    begin(paths, &mut record, back)?;
+    faults::at("restore.begun")?;
     let systemd = Systemd::connect()?;
     start_all(&systemd, &record);
+    thread::scope(|scope| {
+        scope.spawn(criu::warm);
+        verify_images(paths, &mut record);
+    });
     wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
     let phase = record.begin("restore");
-    let deadline = Instant::now() + Duration::from_secs(settings.restore_timeout_sec);
-    let resumed = restore_all(paths, &systemd, &mut record, deadline)?;
+    let resumed = RestoreAll::new(paths, &systemd, &settings, back).run(&mut record)?;
     record.end(phase);
+    finish(paths, &systemd, record, resumed)
+}
+
+/// Goes on where a restore was cut short after its units had been written down as resumed: they may still be frozen, and
+/// no image is left for another try.
+///
+/// # Errors
+/// As [`run`].
+pub fn complete(paths: &Paths, systemd: &Systemd, mut record: Record) -> Result<()> {
+    tracing::warn!("the restore of update {} was cut short; its units go on from where it stopped", record.id);
+    record.end_open_phases();
+    let resumed = restore_all::found(systemd, &mut record);
+    record.save(&paths.record())?;
+    finish(paths, systemd, record, resumed)
+}
+
+/// What follows once tasks run.
+fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Resumed>) -> Result<()> {
+    let back = record.state() == State::FallingBack;
+    let _ = faults::at("restore.released");
     let phase = record.begin("unlock");
     unlock_network(paths, &record, &resumed);
     record.end(phase);
     let phase = record.begin("hand-over");
-    hand_over(&systemd, resumed, Instant::now() + Duration::from_secs(30));
+    hand_over(systemd, resumed, Instant::now() + Duration::from_secs(30));
     record.end(phase);
     record.advance(Event::Restored, &paths.record())?;
-    settle_units(&systemd, &record)
+    faults::at("restore.ended")?;
+    settle_units(systemd, &record)?;
+    if !back {
+        return Ok(());
+    }
+    trial::end(paths, systemd, &record);
+    bless::finish(paths, &mut record)
+}
+
+/// Writes down that units are being restored in this boot.
+fn begin(paths: &Paths, record: &mut Record, back: bool) -> Result<()> {
+    record.end_open_phases();
+    record.restore_boot = Some(kernel::boot_id(paths)?);
+    if !back {
+        return Ok(record.advance(Event::NewKernel, &paths.record())?);
+    }
+    let here = kernel::running(paths)?;
+    let why = if watchdog::has_fired(paths).unwrap_or(false) {
+        "hung, and the watchdog reset the machine"
+    } else {
+        "did not come up"
+    };
+    let reason = record.reason.take().unwrap_or_else(|| format!("kernel {} {why}", record.target.release));
+    tracing::error!("update {} falls back to kernel {here}: {reason}", record.id);
+    record.reason = Some(reason);
+    for unit in record.units.values_mut().filter(|u| u.state.may_resume() && u.fallback == Fallback::None) {
+        unit.state = UnitState::Cold { reason: "the new kernel did not bring it back, and KUPFallback=none".into() };
+    }
+    Ok(record.advance(Event::OldKernel, &paths.record())?)
 }
 
 /// Has systemd build the sandboxes, while the network comes up. A unit need not be enabled: what ran before the switch
@@ -60,6 +111,33 @@ fn start_all(systemd: &Systemd, record: &Record) {
             tracing::error!("{name}: {e:#}");
         }
     }
+}
+
+/// A unit whose image is damaged has lost its memory, here and everywhere.
+fn verify_images(paths: &Paths, record: &mut Record) {
+    let phase = record.begin("verify");
+    let images = paths.images(record.id.as_str());
+    let damaged: Vec<(UnitName, String)> = thread::scope(|scope| {
+        let units = record.units.iter().filter(|(_, u)| u.state.may_resume());
+        let threads: Vec<_> = units
+            .map(|(name, unit)| {
+                let images = images.join(name.as_str());
+                scope.spawn(move || {
+                    let digest = unit.manifest.as_deref().context("its image was never sealed");
+                    let verdict = digest.and_then(|digest| manifest::verify(&images, digest));
+                    verdict.err().map(|e| (name.clone(), format!("{e:#}")))
+                })
+            })
+            .collect();
+        threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect()
+    });
+    for (name, reason) in damaged {
+        tracing::error!("{name} starts cold: {reason}");
+        if let Some(unit) = record.units.get_mut(&name) {
+            unit.state = UnitState::Cold { reason };
+        }
+    }
+    record.end(phase);
 }
 
 /// TCP sockets can be restored once their own address is there, and connections once their peer can be reached.
@@ -84,83 +162,6 @@ fn wait_for_network(paths: &Paths, record: &mut Record, timeout: Duration) {
     record.end(phase);
 }
 
-/// Restores all units at the same time, up to the point before their tasks run; then writes down that they run, and
-/// lets them.
-fn restore_all(paths: &Paths, systemd: &Systemd, record: &mut Record, deadline: Instant) -> Result<Vec<Resumed>> {
-    let units: Vec<(UnitName, UnitRecord)> =
-        record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(n, u)| (n.clone(), u.clone())).collect();
-    let images = paths.images(record.id.as_str());
-    let (chair, seats) = Chair::call(units.iter().map(|(n, _)| n.clone()));
-    thread::scope(|scope| {
-        let threads: Vec<_> = units
-            .iter()
-            .zip(seats)
-            .map(|((name, unit), seat)| {
-                let images = images.join(name.as_str());
-                scope.spawn(move || restore_one(systemd, name, unit, &images, seat, deadline))
-            })
-            .collect();
-        for report in chair.hear() {
-            let Some(unit) = record.units.get_mut(&report.unit) else { continue };
-            unit.state = match report.word {
-                Ok(()) => UnitState::Resumed,
-                Err(reason) => {
-                    tracing::error!("{} cannot be restored and starts cold: {reason}", report.unit);
-                    UnitState::Cold { reason }
-                }
-            };
-        }
-        // From here on no image may be used again: this is written, and synced, before a single task runs.
-        let written = record.save(&paths.record());
-        let go = written.is_ok();
-        chair.decide(|_| go);
-        let resumed = threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect::<Vec<_>>();
-        written.context("no unit was resumed, because that could not be written down")?;
-        for name in units.iter().map(|(n, _)| n) {
-            let missing = !resumed.iter().any(|r| r.unit == *name);
-            if let Some(unit) = record.units.get_mut(name).filter(|u| missing && u.state == UnitState::Resumed) {
-                unit.state = UnitState::Cold { reason: "its tasks died as they were resumed".into() };
-            }
-        }
-        Ok(resumed)
-    })
-}
-
-fn restore_one(
-    systemd: &Systemd,
-    name: &UnitName,
-    unit: &UnitRecord,
-    images: &std::path::Path,
-    mut seat: Seat<()>,
-    deadline: Instant,
-) -> Option<Resumed> {
-    let result = (|| {
-        let placeholder = Placeholder::wait(systemd, name, deadline)?;
-        let begun = now_usec();
-        let pid = placeholder.restore(unit, images, || {
-            affinity::restore(&unit.cpus);
-            let go = match timers::rearm(&unit.timers) {
-                Ok(()) => seat.ready(()),
-                Err(e) => {
-                    seat.fail(format!("{e:#}"));
-                    false
-                }
-            };
-            if !go {
-                // CRIU resumes what it restored whatever it is told (its pre-resume action cannot fail).
-                placeholder.kill_others();
-            }
-            go
-        })?;
-        if unit.mdwe {
-            deny_write_execute(name, unit);
-        }
-        tracing::info!("{name} runs again as {pid}, {} ms after its sandbox was there", (now_usec() - begun) / 1000);
-        Ok::<_, anyhow::Error>(Resumed { unit: name.clone(), placeholder, pid })
-    })();
-    result.inspect_err(|e| seat.fail(format!("{e:#}"))).ok()
-}
-
 /// Lets packets through, and asks peers that have backed off to try again now: what counts is what a client sees.
 fn unlock_network(paths: &Paths, record: &Record, resumed: &[Resumed]) {
     if let Err(e) = net::lock::unlock() {
@@ -176,18 +177,6 @@ fn unlock_network(paths: &Paths, record: &Record, resumed: &[Resumed]) {
     }
     if let Err(e) = net::nudge::nudge(&segments, net::nudge::ROUNDS) {
         tracing::warn!("peers wait for their own timers: {e:#}");
-    }
-}
-
-/// MemoryDenyWriteExecute= is the one restriction that CRIU does not bring back.
-fn deny_write_execute(name: &UnitName, unit: &UnitRecord) {
-    for pid in &unit.pids {
-        match crate::sys::mdwe::set(*pid) {
-            Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => {
-                tracing::error!("{name}: process {pid} runs without MemoryDenyWriteExecute=: {e}");
-            }
-            _ => {}
-        }
     }
 }
 
@@ -210,9 +199,13 @@ fn hand_over(systemd: &Systemd, resumed: Vec<Resumed>, deadline: Instant) {
 pub fn settle_units(systemd: &Systemd, record: &Record) -> Result<()> {
     systemd.reload()?;
     for (name, unit) in &record.units {
-        if matches!(unit.state, UnitState::Cold { .. }) {
-            systemd.restart(name.as_str()).with_context(|| format!("cannot start {name}"))?;
+        if !matches!(unit.state, UnitState::Cold { .. }) {
+            continue;
         }
+        // A unit that no placeholder stands in for may have been started cold already.
+        let stands_in = systemd.status(name.as_str()).is_ok_and(|s| is_placeholder(s.main_pid));
+        let started = if stands_in { systemd.restart(name.as_str()) } else { systemd.start(name.as_str()) };
+        started.with_context(|| format!("cannot start {name}"))?;
     }
     Ok(())
 }

@@ -12,14 +12,20 @@ use nix::libc::{O_CREAT, O_EXCL, O_TRUNC};
 
 use super::{ExternalFile, UnitRecord, carry};
 use crate::criu::{self, Restore};
+use crate::sys::freezer::Freezer;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Place;
-use crate::systemd::Systemd;
+use crate::systemd::{Status, Systemd};
 use crate::unit::UnitName;
 
 /// The name that the kernel shows for the placeholder (15 bytes at most, proc(5)).
 const PLACEHOLDER: &str = "kup-placeholder";
 const POLL: Duration = Duration::from_millis(20);
+
+/// Whether `pid` is a placeholder.
+pub fn is_placeholder(pid: i32) -> bool {
+    pid > 0 && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == PLACEHOLDER)
+}
 
 /// The fresh process that systemd started for a unit, in the sandbox that the restored one is to live in.
 #[derive(Debug)]
@@ -39,11 +45,8 @@ impl Placeholder {
     pub fn wait(systemd: &Systemd, unit: &UnitName, deadline: Instant) -> Result<Self> {
         loop {
             let status = systemd.status(unit.as_str())?;
-            let comm = fs::read_to_string(format!("/proc/{}/comm", status.main_pid)).unwrap_or_default();
-            if status.main_pid > 0 && comm.trim_end() == PLACEHOLDER {
-                let cgroup = Path::new("/sys/fs/cgroup").join(status.cgroup.trim_start_matches('/'));
-                let handle = PidFd::open(status.main_pid)?;
-                return Ok(Self { pid: status.main_pid, cgroup, handle });
+            if let Some(placeholder) = Self::of(&status)? {
+                return Ok(placeholder);
             }
             if status.active == "failed" {
                 bail!("its sandbox could not be built; see 'journalctl -u {unit}'");
@@ -55,11 +58,24 @@ impl Placeholder {
         }
     }
 
+    /// The placeholder that a unit's main process is; `None` where it is something else.
+    ///
+    /// # Errors
+    /// When it has just ended.
+    pub fn of(status: &Status) -> Result<Option<Self>> {
+        if !is_placeholder(status.main_pid) {
+            return Ok(None);
+        }
+        let cgroup = Path::new("/sys/fs/cgroup").join(status.cgroup.trim_start_matches('/'));
+        let handle = PidFd::open(status.main_pid)?;
+        Ok(Some(Self { pid: status.main_pid, cgroup, handle }))
+    }
+
     /// Restores `record` from `images` in its place. `resume` as in [`Restore::run`].
     ///
     /// # Errors
     /// The reason; no task of the unit but the placeholder is left then.
-    pub fn restore(&self, record: &UnitRecord, images: &Path, resume: impl FnMut() -> bool) -> Result<i32> {
+    pub fn restore(&self, record: &UnitRecord, images: &Path, resume: impl FnMut(i32) -> bool) -> Result<i32> {
         carry::unpack(&record.carried, self.pid, images)?;
         let criu = criu::program().context("criu is not installed any more")?;
         let files = record.files.iter().map(|f| Ok((f.key.clone(), open(f, images)?)));
@@ -111,6 +127,17 @@ impl Placeholder {
         let _ = notifier.wait();
         self.end();
         result
+    }
+
+    /// Whether `pid` lives beside it in the unit.
+    pub fn has(&self, pid: i32) -> bool {
+        let procs = fs::read_to_string(self.cgroup.join("cgroup.procs")).unwrap_or_default();
+        procs.lines().any(|line| line.parse() == Ok(pid))
+    }
+
+    /// The unit's control group, to hold it still.
+    pub fn freezer(&self) -> Freezer {
+        Freezer::of(&self.cgroup)
     }
 
     /// Kills everything in the unit but the placeholder.

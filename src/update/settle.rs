@@ -1,38 +1,74 @@
-//! Ending an update that did not end by itself: the machine came up without the switch, or restore was cut short.
+//! Ending an update that did not end by itself: the machine came up without the switch, a step was cut short, or the new
+//! kernel was found wanting.
 
 use anyhow::Result;
 
-use super::{Event, Lock, Record, State, UnitState, bless, restore, undo};
+use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, restore, trial, undo};
 use crate::net;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 
-/// Ends an unfinished update of an earlier boot. Units that were not resumed start cold. `kup-settle.service` runs it.
+/// Does what is left to do for an unfinished update: goes back to the old kernel, if that can still save something, and
+/// else ends it; units that were not resumed start cold then. `kup-settle.service` runs it.
 ///
 /// # Errors
-/// When the record cannot be read or written.
+/// When the record cannot be read or written, or the way back cannot be begun.
 pub fn run(paths: &Paths) -> Result<()> {
-    let _lock = Lock::take(&paths.lock())?;
-    let Some(mut record) = Record::load(&paths.record())?.filter(|r| !r.state().is_final()) else { return Ok(()) };
-    let reason = match record.state() {
-        State::Restoring => "the restore was cut short",
-        State::Assessing => "it was not assessed before the machine went down again",
-        _ => "the machine came up without having switched kernels",
-    };
+    let lock = Lock::take(&paths.lock())?;
+    let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
+    if record.state().is_final() {
+        return if record.wiped { Ok(()) } else { bless::finish(paths, &mut record) };
+    }
+    let systemd = Systemd::connect()?;
+    let (images, resumed) = (has(&record, &UnitState::Imaged), has(&record, &UnitState::Resumed));
+    // A reverse update is itself the way back: from there is no other one.
+    let first = record.reverses.is_none();
+    match (ThisBoot::look(paths, &record)?, record.state()) {
+        (ThisBoot::Restore, State::Switching | State::Restoring) if images && first => {
+            fall_back::leave(paths, &systemd, &record)
+        }
+        (ThisBoot::Restore | ThisBoot::FallBack, State::Restoring | State::FallingBack) if resumed => {
+            restore::complete(paths, &systemd, record)
+        }
+        (ThisBoot::Bless, State::Assessing) if first => {
+            let reason = record.reason.clone().unwrap_or_else(|| "the new boot did not complete".into());
+            end(paths, &systemd, &mut record, &reason)?;
+            drop(lock);
+            arm::reverse(paths, &record, &reason)
+        }
+        (_, State::Restoring | State::FallingBack) => end(paths, &systemd, &mut record, "the restore was cut short"),
+        (_, State::Assessing) => {
+            end(paths, &systemd, &mut record, "the machine went down again before the new kernel was blessed")
+        }
+        _ => end(paths, &systemd, &mut record, "the machine came up without having switched kernels"),
+    }
+}
+
+fn has(record: &Record, state: &UnitState) -> bool {
+    record.units.values().any(|u| u.state == *state)
+}
+
+/// Ends it as it is.
+fn end(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
     tracing::error!("update {} failed: {reason}", record.id);
-    for unit in record.units.values_mut().filter(|u| u.state == UnitState::Imaged) {
+    let same_boot = record.restore_boot.as_deref() == Some(crate::kernel::boot_id(paths)?.as_str());
+    let lost = |u: &UnitState| *u == UnitState::Imaged || (*u == UnitState::Resumed && !same_boot);
+    for unit in record.units.values_mut().filter(|u| lost(&u.state)) {
         unit.state = UnitState::Cold { reason: reason.into() };
     }
     record.reason = Some(reason.into());
-    let switched = matches!(record.state(), State::Switching | State::Restoring | State::Assessing);
+    let switched = !matches!(record.state(), State::Checking | State::Arming | State::Armed | State::Checkpointing);
     if !switched {
         // Nothing was committed: the units' memory was lost with the machine, not by the update.
-        undo::unpin(paths, &record).unwrap_or_else(|e| tracing::error!("{e:#}"));
+        undo::unpin(paths, record).unwrap_or_else(|e| tracing::error!("{e:#}"));
+    }
+    if switched {
+        trial::end(paths, systemd, record);
     }
     record.advance(if switched { Event::Fail } else { Event::Abort }, &paths.record())?;
     if let Err(e) = net::lock::unlock() {
         tracing::error!("{e:#}");
     }
-    bless::finish(paths, &record)?;
-    restore::settle_units(&Systemd::connect()?, &record)
+    bless::finish(paths, record)?;
+    restore::settle_units(systemd, record)
 }

@@ -24,9 +24,14 @@ pub enum State {
     Assessing,
     /// Final: the new kernel is the default.
     Done,
+    /// The old kernel runs again, because the new one did not bring the units back; they are being restored there.
+    FallingBack,
+    /// Final: back on the old kernel, which is what boots by default.
+    FellBack,
     /// Final: given up before the switch; every unit went on and nothing was lost.
     Aborted,
-    /// Final: given up after the switch; units whose memory could not be brought back started cold.
+    /// Final: given up after the switch, with units that could not be brought back or with a new kernel that was not
+    /// blessed.
     Failed,
 }
 
@@ -47,10 +52,14 @@ pub enum Event {
     Abort,
     /// Userspace of the target kernel asks for its units.
     NewKernel,
+    /// Userspace of the old kernel asks for its units: the new kernel has resumed none of them.
+    OldKernel,
     /// Each unit is resumed or was started cold.
     Restored,
     /// Every health check passed.
     Bless,
+    /// A reverse update has brought the units back to the old kernel.
+    Return,
     /// A step after the switch failed for good.
     Fail,
 }
@@ -82,14 +91,18 @@ impl State {
             (Switching, Event::NewKernel) => Restoring,
             (Restoring, Event::Restored) => Assessing,
             (Assessing, Event::Bless) => Done,
-            (Switching | Restoring | Assessing, Event::Fail) => Failed,
+            (Assessing, Event::Return) => FellBack,
+            // Once: what was not resumed by a first fall back is not tried again.
+            (Switching | Restoring, Event::OldKernel) => FallingBack,
+            (FallingBack, Event::Restored) => FellBack,
+            (Switching | Restoring | Assessing | FallingBack, Event::Fail) => Failed,
             (state, event) => return Err(Illegal { state, event }),
         })
     }
 
     /// Whether nothing more will happen.
     pub fn is_final(self) -> bool {
-        matches!(self, State::Refused | State::Done | State::Aborted | State::Failed)
+        matches!(self, State::Refused | State::Done | State::Aborted | State::FellBack | State::Failed)
     }
 
     /// The word that users see, the same in CLI, D-Bus and record.
@@ -105,6 +118,8 @@ impl State {
             Restoring => "restoring",
             Assessing => "assessing",
             Done => "done",
+            FallingBack => "falling-back",
+            FellBack => "fell-back",
             Aborted => "aborted",
             Failed => "failed",
         }
@@ -154,7 +169,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const EVENTS: [Event; 10] = [
+    const EVENTS: [Event; 12] = [
         Event::Refuse,
         Event::Pass,
         Event::Armed,
@@ -162,8 +177,10 @@ mod tests {
         Event::Committed,
         Event::Abort,
         Event::NewKernel,
+        Event::OldKernel,
         Event::Restored,
         Event::Bless,
+        Event::Return,
         Event::Fail,
     ];
 
@@ -173,6 +190,18 @@ mod tests {
         let state = road.iter().try_fold(State::Checking, |s, e| s.next(*e)).unwrap();
         assert_eq!(state, State::Restoring);
         assert_eq!(state.next(Event::Restored).unwrap().next(Event::Bless), Ok(State::Done));
+    }
+
+    #[test]
+    fn the_ways_back() {
+        for stranded in [State::Switching, State::Restoring] {
+            let back = stranded.next(Event::OldKernel).unwrap();
+            assert_eq!(back.next(Event::Restored), Ok(State::FellBack));
+            assert_eq!(back.next(Event::Fail), Ok(State::Failed));
+            assert!(back.next(Event::OldKernel).is_err(), "only once");
+        }
+        // Units that run have left their images behind: what went wrong then is no reason to use them again.
+        assert!(State::Assessing.next(Event::OldKernel).is_err());
     }
 
     proptest! {
@@ -185,7 +214,8 @@ mod tests {
                 prop_assert!(!state.is_final());
                 committed |= event == Event::Committed;
                 prop_assert!(next != State::Aborted || !committed);
-                prop_assert!(!matches!(next, State::Restoring | State::Done | State::Failed) || committed);
+                let after = [State::Restoring, State::FallingBack, State::Done, State::FellBack, State::Failed];
+                prop_assert!(!after.contains(&next) || committed);
                 state = next;
             }
         }

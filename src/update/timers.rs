@@ -40,11 +40,12 @@ pub fn expired(procs: &UnitProcs) -> Vec<ExpiredTimer> {
 
 /// Interval in nanoseconds and unread expirations, where a timer's fdinfo (proc_pid_fdinfo(5)) says that it is periodic and
 /// has no time left.
-fn parse(info: &str) -> Option<(u64, u64)> {
+pub fn parse(info: &str) -> Option<(u64, u64)> {
     let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let time = |name: &str| {
         let (seconds, nanoseconds) = field(name)?.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
-        Some(seconds.trim().parse::<u64>().ok()? * 1_000_000_000 + nanoseconds.trim().parse::<u64>().ok()?)
+        let seconds: u64 = seconds.trim().parse().ok()?;
+        seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds.trim().parse().ok()?)
     };
     let (left, interval) = (time("it_value")?, time("it_interval")?);
     (left == 0 && interval > 0).then_some((interval, field("ticks")?.parse().ok()?))
@@ -76,6 +77,7 @@ mod tests {
         assert_eq!(parse(&info("(0, 49406829)", "(1, 0)")), None, "it still has time");
         assert_eq!(parse(&info("(0, 0)", "(0, 0)")), None, "it is disarmed");
         assert_eq!(parse("pos:\t0\n"), None);
+        assert_eq!(parse(&info("(0, 0)", "(18446744074, 0)")), None, "more nanoseconds than there are numbers");
     }
 
     /// The kernel's own words about a real timer, and a real timer armed again.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Event, History, HistoryLine, Record, checkpoint};
+use super::{Event, Record, bless, checkpoint, trial};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::{boot, kernel, net};
@@ -29,15 +29,17 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
             failures.push(format!("{what}: {e:#}"));
         }
     };
+    checkpoint::void_all(paths, record);
+    step("units stay frozen", checkpoint::thaw_all(record));
     step("the network stays locked", net::lock::unlock());
+    step("the watchdog stays prepared", trial::undo(paths, systemd, record));
     step("the target kernel stays loaded", kernel::kexec::unload(paths).map_err(Into::into));
     step("the boot loader stays pinned", unpin(paths, record));
     step("drop-ins stay", checkpoint::release_systemd(systemd, record.units.keys()));
     step("kup-checkpoint.service stays", release_checkpoint_unit(systemd));
     record.reason = Some(reason.into());
     record.advance(Event::Abort, &paths.record())?;
-    step("images stay", wipe(&paths.images(record.id.as_str())));
-    step("the history lacks it", History::append(&paths.history(), &HistoryLine::from(&*record)).map_err(Into::into));
+    step("images or the history's line", bless::finish(paths, record));
     if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("{}", failures.join("; "))) }
 }
 
@@ -69,7 +71,7 @@ fn release_checkpoint_unit(systemd: &Systemd) -> Result<()> {
     systemd.stop(CHECKPOINT_UNIT)
 }
 
-/// Removes a checkpoint. Images hold secrets, but overwriting them would tell flash storage nothing: they are unlinked.
+/// Removes checkpoints. Images hold secrets, but overwriting them would tell flash storage nothing: they are unlinked.
 ///
 /// # Errors
 /// When something stays.

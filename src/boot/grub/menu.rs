@@ -38,6 +38,10 @@ pub struct Menu {
     pub timeout: Option<String>,
 }
 
+/// A longer value is unknown: none that names an entry is, and a variable that is made of itself twice would double
+/// with each line.
+const MAX_VALUE: usize = 4096;
+
 /// A variable's value; `None` is unknown.
 type Value = Option<String>;
 type Variables = BTreeMap<String, Value>;
@@ -106,9 +110,12 @@ fn merge(variables: &mut Variables, other: &Variables) {
 }
 
 fn expand(word: &Word, variables: &Variables) -> Value {
-    word.parts.iter().try_fold(String::new(), |text, part| match part {
-        Part::Text(t) => Some(text + t),
-        Part::Variable(name) => variables.get(name)?.as_ref().map(|v| text + v),
+    word.parts.iter().try_fold(String::new(), |text, part| {
+        let next = match part {
+            Part::Text(t) => t,
+            Part::Variable(name) => variables.get(name)?.as_ref()?,
+        };
+        (text.len() + next.len() <= MAX_VALUE).then(|| text + next)
     })
 }
 
@@ -214,11 +221,16 @@ fn release_of(path: &str) -> Option<String> {
 
 impl Menu {
     /// The entry that boots by default, below the submenus that lead to it; `None` where that cannot be known.
+    pub fn boots(&self) -> Option<Vec<&Entry>> {
+        self.named(self.default.as_deref()?)
+    }
+
+    /// The entry that boots where `default` is the default.
     ///
     /// As GRUB does it (grub-core/normal/menu.c): an index, a title or an id, for each level; what is not found, and
     /// what is missing at the end of the path, is the first entry.
-    pub fn boots(&self) -> Option<Vec<&Entry>> {
-        let mut steps = steps(self.default.as_deref()?).into_iter();
+    fn named(&self, default: &str) -> Option<Vec<&Entry>> {
+        let mut steps = steps(default).into_iter();
         let (mut entries, mut path) = (&self.entries, Vec::new());
         loop {
             let step = steps.next().unwrap_or_default();
@@ -243,22 +255,27 @@ impl Menu {
     }
 
     /// The entry of `release`, as `default` would name it: ids, with `>` between the levels. Its own entry, not the
-    /// one on top that always boots the newest kernel, and not the one for repairs.
+    /// one on top that always boots the newest kernel, and not the one for repairs. Several entries may have one id:
+    /// only a name by which GRUB finds this kernel is one.
     pub fn entry_of(&self, release: &str) -> Option<String> {
-        fn find(entries: &[Entry], above: &str, release: &str) -> Option<String> {
+        let boots = |path: &String| {
+            self.named(path).and_then(|e| e.last().copied()).is_some_and(|e| e.release.as_deref() == Some(release))
+        };
+        fn find(entries: &[Entry], above: &str, release: &str, boots: &dyn Fn(&String) -> bool) -> Option<String> {
             entries.iter().filter(|e| !e.uncertain).find_map(|e| {
                 // GRUB would take an id that begins with a digit for an index.
                 let id = e.id.as_deref().filter(|id| !id.starts_with(|c: char| c.is_ascii_digit()))?;
                 let path = format!("{above}{}", id.replace('>', ">>"));
                 match &e.children {
-                    Some(children) => find(children, &format!("{path}>"), release),
+                    Some(children) => find(children, &format!("{path}>"), release, boots),
                     None => {
-                        (e.release.as_deref() == Some(release) && !e.recovery && id.contains(release)).then_some(path)
+                        let own = e.release.as_deref() == Some(release) && !e.recovery && id.contains(release);
+                        Some(path).filter(|path| own && boots(path))
                     }
                 }
             })
         }
-        find(&self.entries, "", release)
+        find(&self.entries, "", release, &boots)
     }
 
     /// Whether any entry makes itself the saved one.

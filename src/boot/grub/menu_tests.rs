@@ -107,6 +107,21 @@ fn what_cannot_be_known_is_not_guessed() {
 }
 
 #[test]
+fn an_id_that_an_earlier_entry_has_is_no_name() {
+    let entry = |id: &str, release: &str| format!("menuentry {release} --id {id} {{ linux /vmlinuz-{release}\n}}\n");
+    let m = menu(&[entry("v1.0", "2.0"), entry("v1.0", "1.0"), entry("w1.0", "1.0")].concat(), &[]);
+    assert_eq!(m.entry_of("1.0").as_deref(), Some("w1.0"));
+    let m = menu(&[entry("v1.0", "2.0"), entry("v1.0", "1.0")].concat(), &[]);
+    assert_eq!(m.entry_of("1.0"), None);
+}
+
+#[test]
+fn a_value_that_grows_and_grows_is_unknown() {
+    let doubled = "set a=ab\n".to_owned() + &"set a=$a$a\n".repeat(60);
+    assert_eq!(menu(&(doubled + "set default=$a\n"), &[]).default, None);
+}
+
+#[test]
 fn an_arrow_in_an_id_is_doubled() {
     let text = "submenu s --id 'a>b' { menuentry n --id 1.0 { linux /vmlinuz-1.0\n}\nmenuentry t --id v1.0 { linux /vmlinuz-1.0\n}}";
     let m = menu(&format!("set default='a>>b>v1.0'\n{text}"), &[]);

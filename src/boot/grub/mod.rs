@@ -5,8 +5,8 @@
 //! setting is kept by every `update-grub` that a package runs while the pin is there. With UEFI firmware the same grub.cfg
 //! counts: the one on the EFI system partition only leads to it.
 
-mod env;
-mod menu;
+pub(crate) mod env;
+pub mod menu;
 mod script;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ mod packages;
 mod space;
 mod system;
 mod target;
+mod watchdog;
 
 use super::{Finding, Report};
 use crate::config::Settings;
@@ -26,6 +27,7 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, space: u64
     report.machine.extend(criu::ask(paths, &running, target.as_deref()));
     report.machine.extend(kexec::ask(paths));
     report.machine.extend(boot::ask(paths));
+    report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
     report.machine.extend(space::ask(paths, settings, space));
     report.machine.extend(system::ask(paths));
     report.machine.extend(packages::ask(paths));

@@ -8,6 +8,10 @@ use crate::preflight::Finding;
 
 pub fn ask(paths: &Paths) -> Vec<Finding> {
     let mut found = Vec::new();
+    if crate::packages::are_changing(paths) {
+        let message = "a package manager is at work; the switch would cut it short";
+        found.push(Finding::blocker("packages.busy", message).fix("wait until it is done"));
+    }
     if paths.at("/usr/bin/unattended-upgrade").exists() && apt_reboots() {
         let message = "unattended-upgrades reboots the machine by itself after a kernel update";
         let fix = "set Unattended-Upgrade::Automatic-Reboot \"false\"; in /etc/apt/apt.conf.d, and Mode=automatic in kup.toml";

@@ -1,6 +1,10 @@
 //! Is there room for the images?
 
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Instant;
 
 use nix::sys::statvfs::statvfs;
 
@@ -11,12 +15,21 @@ use crate::preflight::Finding;
 /// What CRIU writes beside memory pages, for all units together, and room for the record and the history.
 const MARGIN: u64 = 64 << 20;
 
+/// How much is written to see how fast the disk is.
+const SAMPLE: u64 = 8 << 20;
+
 pub fn ask(paths: &Paths, settings: &Settings, needed: u64) -> Vec<Finding> {
     let images = paths.images_root();
     // The directory may not have been made yet.
     let Some(dir) = images.ancestors().find(|d| d.exists()) else { return Vec::new() };
     match statvfs(dir) {
-        Ok(fs) => judge(dir, needed, fs.blocks_available() * fs.fragment_size(), settings.max_image_mib),
+        Ok(fs) => {
+            let mut found = judge(dir, needed, fs.blocks_available() * fs.fragment_size(), settings.max_image_mib);
+            if found.is_empty() && needed > 0 {
+                found.extend(speed(dir).ok().map(|speed| cost(needed, speed)));
+            }
+            found
+        }
         Err(e) => vec![Finding::warning("space.images", format!("free space in {} is unknown: {e}", dir.display()))],
     }
 }
@@ -40,6 +53,34 @@ fn judge(dir: &Path, needed: u64, free: u64, most_mib: Option<u64>) -> Vec<Findi
     found
 }
 
+/// What the way back costs: the images have to be on disk before the switch.
+fn cost(needed: u64, speed: u64) -> Finding {
+    let (mib, seconds) = (needed.div_ceil(1 << 20), needed as f64 / speed.max(1) as f64);
+    let message = format!(
+        "images of up to {mib} MiB go to disk before the switch, so that there is a way back: about {seconds:.1} s of the \
+         blackout, as fast as the disk is now"
+    );
+    Finding::note("fallback.cost", message)
+}
+
+/// Bytes that reach the disk in a second, by a small sample.
+fn speed(dir: &Path) -> std::io::Result<u64> {
+    let mut sample = Vec::new();
+    File::open("/dev/urandom")?.take(SAMPLE).read_to_end(&mut sample)?;
+    let path = dir.join(".kup-sample");
+    // Left over where a check was killed.
+    let _ = std::fs::remove_file(&path);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let begun = Instant::now();
+        file.write_all(&sample)?;
+        file.sync_data()?;
+        Ok((SAMPLE as f64 / begun.elapsed().as_secs_f64().max(1e-6)) as u64)
+    })();
+    let _ = std::fs::remove_file(&path);
+    written
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,7 +95,11 @@ mod tests {
         assert_eq!(ids(100 << 20, 150 << 20, None), ["space.images"]);
         assert_eq!(ids(100 << 20, 1 << 40, Some(99)), ["space.limit"]);
         assert!(ids(100 << 20, 1 << 40, Some(100)).is_empty());
+        let note = cost(300 << 20, 100 << 20).message;
+        assert!(note.contains("300 MiB") && note.contains("3.0 s"), "{note}");
         let dir = tempfile::tempdir().unwrap();
+        assert!(speed(dir.path()).unwrap() > 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the sample is gone");
         let found = ask(&Paths::below(dir.path()), &Settings::default(), u64::MAX / 2);
         assert_eq!(found[0].id, "space.images");
     }

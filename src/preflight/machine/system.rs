@@ -52,6 +52,8 @@ mod tests {
         record.advance(Event::Abort, &paths.record()).unwrap();
         assert!(ids().is_empty());
         fs::write(paths.record(), "{").unwrap();
+        assert!(ids().is_empty(), "the copy counts");
+        fs::remove_file(paths.record().with_extension("copy.json")).unwrap();
         assert_eq!(ids(), ["update.record"]);
     }
 }

@@ -22,6 +22,10 @@ pub enum Verb {
     Test(TestArgs),
     /// Measure
     Bench(BenchArgs),
+    /// Many updates in a row, under load
+    Soak(SoakArgs),
+    /// Look for inputs that break kup's parsers
+    Fuzz(FuzzArgs),
     /// A machine to try things in
     Vm(VmArgs),
     /// Build kup as a Debian package
@@ -57,6 +61,14 @@ impl TestArgs {
     }
 }
 
+/// `cargo lab soak`.
+#[derive(Debug, Args)]
+pub struct SoakArgs {
+    /// How many
+    #[arg(long, default_value_t = 50)]
+    pub updates: u32,
+}
+
 /// `cargo lab bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -71,6 +83,19 @@ pub struct BenchArgs {
     /// Memory of the machine in MiB
     #[arg(long, default_value_t = 4096)]
     pub memory: u32,
+}
+
+/// `cargo lab fuzz`.
+#[derive(Debug, Args)]
+pub struct FuzzArgs {
+    /// Targets; all without a name
+    pub names: Vec<String>,
+    /// Only show what there is
+    #[arg(long)]
+    pub list: bool,
+    /// How long each target is run
+    #[arg(long, default_value_t = 600)]
+    pub seconds: u64,
 }
 
 /// `cargo lab vm`: without options, an interactive shell in a fresh machine.

@@ -50,6 +50,32 @@ pub fn compile(packages: &[&str]) -> Result<()> {
     sh::run_shown(&mut cargo)
 }
 
+/// kup-worker with faults on demand, in a target directory of its own.
+pub fn binary_with_faults() -> PathBuf {
+    faults_target().join("release/kup-worker")
+}
+
+fn faults_target() -> PathBuf {
+    paths::lab().join("faults-target")
+}
+
+/// Builds it.
+pub fn compile_with_faults() -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args([
+        "build",
+        "--release",
+        "--quiet",
+        "--package",
+        "kup",
+        "--bin",
+        "kup-worker",
+        "--features",
+        "failpoints",
+    ]);
+    sh::run_shown(cargo.arg("--target-dir").arg(faults_target()).current_dir(paths::source()))
+}
+
 fn copy(from: &Path, to_dir: &Path) -> Result<()> {
     sh::run(Command::new("cp").arg("-a").arg(from).arg(to_dir))?;
     Ok(())

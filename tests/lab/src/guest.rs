@@ -47,7 +47,7 @@ pub fn wait_ended(ctx: &mut Ctx, limit: Duration) -> Result<Value> {
     ctx.eventually(limit, |ctx| {
         let record = record(&ctx.vm)?;
         let state = record["state"].as_str().unwrap_or_default();
-        ensure!(["done", "aborted", "refused", "failed"].contains(&state), "the update is still {state}");
+        ensure!(["done", "aborted", "refused", "fell-back", "failed"].contains(&state), "the update is still {state}");
         Ok(record)
     })
 }

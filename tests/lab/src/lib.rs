@@ -6,6 +6,7 @@ pub mod cli;
 pub mod client;
 pub mod deb;
 pub mod demo;
+pub mod fuzz;
 pub mod guest;
 pub mod host;
 pub mod image;
@@ -28,9 +29,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
     match &cli.verb {
         Verb::Demo => demo::run(),
         Verb::Test(args) => runner::test(args),
+        Verb::Soak(args) => runner::soak(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Vm(args) => interactive::run(args),
         Verb::Kernel => kernel::run(),
+        Verb::Fuzz(args) => fuzz::run(args),
         Verb::Deb => interactive::deb(),
     }
 }

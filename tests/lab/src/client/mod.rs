@@ -2,6 +2,7 @@
 
 pub mod download;
 pub mod memcached;
+pub mod postgres;
 pub mod redis;
 pub mod testserver;
 

@@ -1,5 +1,8 @@
 //! redis's protocol, RESP.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::{Context, Result, ensure};
 
 use super::memcached::Keys;
@@ -78,4 +81,38 @@ impl Talk for Client {
         self.connection.send(&request(&[b"GET", format!("key{key}").as_bytes()]))?;
         expect(&mut self.connection, key, self.keys.size)
     }
+}
+
+/// Sets w0, w1, w2, … and counts what was acknowledged.
+#[derive(Debug)]
+pub struct Writer {
+    connection: Connection,
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Connects; `acknowledged` counts.
+    pub fn connect(acknowledged: Arc<AtomicU64>) -> Result<Self> {
+        Ok(Self { connection: Connection::open(PORT)?, acknowledged })
+    }
+}
+
+impl Talk for Writer {
+    fn exchange(&mut self, n: u64) -> Result<()> {
+        self.connection.send(&request(&[b"SET", format!("w{n}").as_bytes(), n.to_string().as_bytes()]))?;
+        let line = self.connection.line()?;
+        ensure!(line == "+OK", "redis answers {line:?} to w{n}");
+        self.acknowledged.store(n + 1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Fails unless every one of the `acknowledged` values of a [`Writer`] is there.
+pub fn verify_written(acknowledged: u64) -> Result<()> {
+    let get = |n: u64| request(&[b"GET", format!("w{n}").as_bytes()]);
+    pipeline(&mut Connection::open(PORT)?, acknowledged, get, |c, n| {
+        let bytes = bulk(c).with_context(|| format!("w{n}, which was acknowledged"))?;
+        ensure!(bytes == n.to_string().as_bytes(), "redis's w{n} has another value");
+        Ok(())
+    })
 }

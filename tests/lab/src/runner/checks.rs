@@ -11,6 +11,7 @@ use crate::{paths, sh};
 /// Runs all of them; each is one result, except that every unit test counts by itself.
 pub fn run(report: &Report) -> Result<()> {
     cargo(report, "fmt", &["fmt", "--all", "--check"])?;
+    cargo(report, "fmt (tests/fuzz)", &["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"])?;
     cargo(report, "clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     unit_tests(report)
 }

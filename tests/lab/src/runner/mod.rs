@@ -7,9 +7,11 @@ pub mod pool;
 pub mod report;
 pub mod rundir;
 
+use std::sync::atomic::Ordering;
+
 use anyhow::{Result, bail};
 
-use crate::cli::TestArgs;
+use crate::cli::{SoakArgs, TestArgs};
 use crate::scenario::{self, Scenario};
 use pool::Options;
 use report::Report;
@@ -27,6 +29,14 @@ pub fn test(args: &TestArgs) -> Result<u8> {
     }
     let options = Options { jobs: args.jobs(), keep: args.keep, ..Options::default() };
     pool::run(&chosen, options, &report)?;
+    Ok(report.finish())
+}
+
+/// `cargo lab soak`: gives the exit code.
+pub fn soak(args: &SoakArgs) -> Result<u8> {
+    scenario::soak::UPDATES.store(args.updates, Ordering::Relaxed);
+    let report = Report::default();
+    pool::run(&[&scenario::soak::SCENARIO], Options { aloud: true, ..Options::default() }, &report)?;
     Ok(report.finish())
 }
 

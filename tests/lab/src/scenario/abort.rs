@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::Scenario;
 use super::afterwards::expect_no_leftovers;
 use super::update::{Clients, expect_running, fill, verify};
+use super::{Scenario, turncoat};
 use crate::client::memcached::Keys;
 use crate::guest;
 use crate::ready::{STAGED, UNITS};
@@ -22,22 +22,16 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
-/// On a signal it connects to the bus, and half a stream connection cannot be dumped.
-const UNIT: &str = "[Service]\nExecStart=/usr/bin/python3 -c 'import signal,socket,time\\n\
-def f(*a):\\n  global s; s=socket.socket(socket.AF_UNIX); s.connect(\"/run/dbus/system_bus_socket\")\\n\
-signal.signal(signal.SIGUSR1, f)\\nwhile True: time.sleep(1)'\n";
-
 fn run(ctx: &mut Ctx) -> Result<()> {
     let services = fill(ctx, KEYS)?;
-    ctx.vm.put_bytes(UNIT.as_bytes(), "/etc/systemd/system/turncoat.service")?;
-    ctx.vm.ssh("systemctl daemon-reload && systemctl start turncoat && kup preserve turncoat && sleep 1")?;
+    turncoat::start(ctx)?;
     let clients = Clients::connect(ctx, KEYS)?;
-    let default = "grep -h '^set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d";
+    let default = "grep -h 'set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d";
     let (boot, before) = (ctx.vm.boot_id()?, ctx.vm.ssh(default)?);
-    ctx.step("kup update --stage-only, then the unit changes its mind");
+    ctx.step("kup update --stage-only");
     ctx.vm.ssh("kup update --yes --stage-only")?;
     ensure!(guest::state(&ctx.vm)? == "armed", "the update is {}", guest::state(&ctx.vm)?);
-    ctx.vm.ssh("systemctl kill -s USR1 turncoat && sleep 1")?;
+    turncoat::turn(ctx)?;
     ctx.vm.ssh("systemctl kexec")?;
     let record = guest::wait_ended(ctx, Duration::from_secs(180))?;
     ensure!(record["state"] == "aborted", "the update is {}", record["state"]);

@@ -4,13 +4,21 @@ mod abort;
 mod afterwards;
 mod automatic;
 mod boot;
+mod concurrent;
 mod confinement;
 mod dbus;
+mod fallback;
+mod faults;
 mod package;
+mod packages;
 mod refuse;
 mod restore_failure;
+mod resume_once;
+mod security;
+pub mod soak;
 mod systemd_boot;
 mod thrice;
+mod turncoat;
 mod units;
 pub mod update;
 mod with_libc;
@@ -20,7 +28,7 @@ use anyhow::Result;
 use crate::runner::context::Ctx;
 
 /// Something that is done in a machine and either holds or does not.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     /// What it is called on the command line.
     pub name: &'static str,
@@ -49,6 +57,24 @@ pub const ALL: &[Scenario] = &[
     restore_failure::SCENARIO,
     dbus::SCENARIO,
     automatic::SCENARIO,
+    packages::SCENARIO,
     with_libc::SCENARIO,
     systemd_boot::SCENARIO,
+    fallback::PANIC,
+    fallback::HANG_KERNEL,
+    fallback::HANG_PID1,
+    fallback::STUCK,
+    fallback::POWER_CUT,
+    fallback::HEALTH,
+    fallback::NO_LOOP,
+    resume_once::SCENARIO,
+    concurrent::SCENARIO,
+    security::SCENARIO,
+    soak::SCENARIO,
+    faults::SCENARIOS[0],
+    faults::SCENARIOS[1],
+    faults::SCENARIOS[2],
+    faults::SCENARIOS[3],
+    faults::SCENARIOS[4],
+    faults::SCENARIOS[5],
 ];

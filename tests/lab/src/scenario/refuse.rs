@@ -232,7 +232,7 @@ fn look(vm: &Vm) -> Result<Vec<(&'static str, String)>> {
     let commands = [
         ("the kernel for kexec", "cat /sys/kernel/kexec_loaded"),
         ("GRUB's settings", "md5sum /etc/default/grub /etc/default/grub.d/* /boot/grub/grubenv"),
-        ("GRUB's menu", "md5sum /boot/grub/grub.cfg; grep '^set default' /boot/grub/grub.cfg"),
+        ("GRUB's menu", "md5sum /boot/grub/grub.cfg; grep 'set default=' /boot/grub/grub.cfg"),
         ("systemd's transient files", "find /run/systemd -name '*kup*' | sort"),
         ("what systemd has queued", "systemctl list-jobs --no-legend --plain | grep -v refuse-changing || true"),
         ("network rules", "nft list ruleset"),

@@ -29,12 +29,13 @@ const VICTIM: &str = "memcached.service";
 const DAMAGE: &str = "[Unit]
 DefaultDependencies=no
 RequiresMountsFor=/var/lib/kup
+After=systemd-remount-fs.service
 Before=kup-restore.service
 ConditionKernelCommandLine=kup.txn
 [Service]
 Type=oneshot
 ExecStart=/bin/sh -c 'for f in /var/lib/kup/images/*/memcached.service/pages-*.img; do \
-    s=$(stat -c %%s $f); truncate -s $((s / 8192 * 4096)) $f; echo damaged $f of $s; done'
+    s=$(stat -c %%s $f); truncate -s $((s / 8192 * 4096)) $f && echo damaged $f of $s; done'
 [Install]
 WantedBy=multi-user.target
 ";

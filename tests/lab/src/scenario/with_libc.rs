@@ -36,7 +36,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let deleted = deleted_libraries(ctx)?;
     for library in REPLACED {
         ensure!(
-            deleted.iter().any(|path| path.ends_with(library)),
+            deleted.iter().any(|path| path.contains(&format!("/{library}"))),
             "redis does not map a deleted {library}: {deleted:?}"
         );
     }

@@ -1,0 +1,129 @@
+//! The new kernel does not bring the services back: the machine is by itself on the old one again, and so are they.
+
+mod health;
+mod no_loop;
+mod trouble;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Scenario;
+use super::afterwards::expect_nothing_left_but_the_pin;
+use super::update::{Clients, Observed, expect_same, fill, observe, verify};
+use crate::client::memcached::Keys;
+use crate::guest::{self, Service};
+use crate::ready::STAGED;
+use crate::runner::context::Ctx;
+use crate::vm::BOOT_LIMIT;
+
+pub use health::SCENARIO as HEALTH;
+pub use no_loop::SCENARIO as NO_LOOP;
+pub use trouble::Trouble;
+
+/// Small: these scenarios are about where the services are, not about how much they hold.
+const KEYS: Keys = Keys { count: 2 << 10, size: 8 << 10 };
+
+const fn scenario(name: &'static str, about: &'static str, run: fn(&mut Ctx) -> Result<()>) -> Scenario {
+    Scenario { name, about, from: STAGED, all_only: true, run }
+}
+
+/// The new kernel panics before its first process runs.
+pub const PANIC: Scenario = scenario(
+    "fallback-panic",
+    "the new kernel panics: the machine resets itself, and the old kernel restores the services",
+    |ctx| run(ctx, Trouble::Panic),
+);
+/// The new kernel stands still in its initrd.
+pub const HANG_KERNEL: Scenario = scenario(
+    "fallback-hang-kernel",
+    "the new kernel hangs before it has a root file system: the watchdog resets, the old kernel restores",
+    |ctx| run(ctx, Trouble::HangInitrd),
+);
+/// The first process of the new boot does nothing.
+pub const HANG_PID1: Scenario = scenario(
+    "fallback-hang-pid1",
+    "PID 1 of the new boot hangs: the watchdog resets, the old kernel restores",
+    |ctx| run(ctx, Trouble::HangInit),
+);
+/// A service cannot be restored under the new kernel, because something before it never ends.
+pub const STUCK: Scenario = scenario(
+    "fallback-restore-stuck",
+    "a restore gets stuck: nothing is resumed, and kup goes back to the old kernel",
+    |ctx| run(ctx, Trouble::StuckRestore),
+);
+/// The power goes while the new kernel boots.
+pub const POWER_CUT: Scenario = scenario(
+    "fallback-power-cut",
+    "the power is cut while the new kernel boots: the old kernel restores from disk",
+    |ctx| run(ctx, Trouble::PowerCut),
+);
+
+fn run(ctx: &mut Ctx, trouble: Trouble) -> Result<()> {
+    let start = Start::new(ctx)?;
+    trouble.prepare(ctx)?;
+    let clients = Clients::connect(ctx, KEYS)?;
+    ctx.step("kup update");
+    // The shutdown may cut the connection before kup has ended.
+    let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    trouble.happens(ctx)?;
+    let record = start.expect_back(ctx)?;
+    trouble.expect_reason(&record)?;
+    clients.finish(ctx)?;
+    start.expect_no_second_attempt(ctx)
+}
+
+/// How it was before the update.
+pub struct Start {
+    services: Vec<Service>,
+    observed: Observed,
+    boot: String,
+}
+
+impl Start {
+    /// Fills the services and looks.
+    pub fn new(ctx: &mut Ctx) -> Result<Self> {
+        let services = fill(ctx, KEYS)?;
+        let observed = observe(ctx)?;
+        Ok(Self { services, observed, boot: ctx.vm.boot_id()? })
+    }
+
+    /// Waits until the machine is back on the old kernel with all services as they were; gives the record.
+    pub fn expect_back(&self, ctx: &mut Ctx) -> Result<Value> {
+        ctx.vm.wait_new_boot(&self.boot, BOOT_LIMIT).context("after the trouble")?;
+        let record = ctx.eventually(BOOT_LIMIT, |ctx| {
+            let record = guest::record(&ctx.vm)?;
+            ensure!(record["state"] == "fell-back", "the update is {}: {}", record["state"], record["reason"]);
+            Ok(record)
+        })?;
+        ctx.step("back");
+        let old = ctx.about().old_kernel.clone();
+        ctx.expect_kernel(&old)?;
+        ctx.vm.wait_idle(BOOT_LIMIT)?;
+        expect_same(ctx, &self.services, &self.observed)?;
+        verify(ctx, KEYS)?;
+        expect_nothing_left_but_the_pin(ctx)?;
+        let status = ctx.vm.try_ssh("kup status", Duration::from_secs(60))?;
+        ensure!(
+            status.code == 8 && status.stdout.contains("fell-back"),
+            "kup status ({}) {}",
+            status.code,
+            status.stdout
+        );
+        Ok(record)
+    }
+
+    /// The old kernel boots by default, and the machine stays where it is.
+    pub fn expect_no_second_attempt(&self, ctx: &mut Ctx) -> Result<()> {
+        ctx.step("an ordinary reboot leads to the old kernel, too");
+        let (boot, old) = (ctx.vm.boot_id()?, ctx.about().old_kernel.clone());
+        ctx.vm.ssh("systemctl reboot --no-block")?;
+        ctx.vm.wait_new_boot(&boot, BOOT_LIMIT)?;
+        ctx.vm.wait_idle(BOOT_LIMIT)?;
+        ctx.expect_kernel(&old)?;
+        let state = guest::state(&ctx.vm)?;
+        ensure!(state == "fell-back", "the update is {state}");
+        expect_nothing_left_but_the_pin(ctx)
+    }
+}

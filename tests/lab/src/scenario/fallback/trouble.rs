@@ -1,0 +1,97 @@
+//! What goes wrong with the new kernel.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::runner::context::Ctx;
+
+/// A first process that does nothing.
+const HANG: &str = "#!/bin/sh\nwhile :; do sleep 1000; done\n";
+/// Starts before memcached in the new boot, and never ends.
+const STUCK: &str = "[Unit]\nDefaultDependencies=no\nBefore=memcached.service\nConditionKernelCommandLine=kup.txn\n\
+    [Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=/usr/bin/sleep infinity\n\
+    [Install]\nWantedBy=memcached.service\n";
+
+/// One kind of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The first process of the new boot ends, and the kernel panics.
+    Panic,
+    /// The initrd waits for somebody at the console.
+    HangInitrd,
+    /// The first process does nothing.
+    HangInit,
+    /// A unit that something waits for.
+    StuckRestore,
+    /// No power, as soon as the new kernel has said its first words.
+    PowerCut,
+}
+
+impl Trouble {
+    /// Sets it up on the machine.
+    pub fn prepare(self, ctx: &mut Ctx) -> Result<()> {
+        let arguments = match self {
+            Trouble::Panic => "init=/bin/false",
+            Trouble::HangInitrd => "break=mount",
+            Trouble::HangInit => "init=/srv/kup-lab/hang",
+            Trouble::StuckRestore | Trouble::PowerCut => "",
+        };
+        // Where kup itself is to find out, the watchdog is to be the slower one, also on a slow machine.
+        let deadman = if self == Trouble::StuckRestore { 600 } else { 120 };
+        // So that the console tells when it begins.
+        let settings =
+            format!("KernelArguments = \"loglevel=7 {arguments}\"\nRestoreTimeoutSec = 40\nDeadmanSec = {deadman}\n");
+        ctx.vm.put_bytes(settings.as_bytes(), "/etc/kup/kup.toml")?;
+        match self {
+            Trouble::HangInit => {
+                ctx.vm.put_bytes(HANG.as_bytes(), "/srv/kup-lab/hang")?;
+                ctx.vm.ssh("chmod 755 /srv/kup-lab/hang")?;
+            }
+            Trouble::StuckRestore => {
+                ctx.vm.put_bytes(STUCK.as_bytes(), "/etc/systemd/system/lab-stuck.service")?;
+                ctx.vm.ssh("systemctl daemon-reload && systemctl enable lab-stuck.service")?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sees it happen, or makes it.
+    pub fn happens(self, ctx: &mut Ctx) -> Result<()> {
+        let begun = format!("Linux version {}", ctx.about().new_kernel);
+        wait_console(ctx, &begun)?;
+        ctx.step("the new kernel begins");
+        match self {
+            Trouble::PowerCut => {
+                std::thread::sleep(Duration::from_secs(4));
+                ctx.step("the power goes");
+                ctx.vm.power_cut()
+            }
+            Trouble::Panic => wait_console(ctx, "Kernel panic - not syncing"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The record says why.
+    pub fn expect_reason(self, record: &Value) -> Result<()> {
+        let reason = record["reason"].as_str().unwrap_or_default();
+        let says = match self {
+            Trouble::StuckRestore => "memcached.service cannot be restored",
+            Trouble::HangInitrd | Trouble::HangInit => "hung, and the watchdog reset the machine",
+            Trouble::Panic | Trouble::PowerCut => "did not come up",
+        };
+        ensure!(reason.contains(says), "the reason is {reason:?}");
+        Ok(())
+    }
+}
+
+fn wait_console(ctx: &Ctx, text: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while !ctx.vm.serial_log().contains(text) {
+        ensure!(Instant::now() < deadline, "the console never said '{text}'");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}

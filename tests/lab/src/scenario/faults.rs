@@ -1,0 +1,161 @@
+//! Every step of an update × everything that can go wrong there: no cell ends anywhere but on one of two kernels with its
+//! services, or cold where their memory is truly gone.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kup::faults::STEPS;
+use serde_json::Value;
+
+use super::Scenario;
+use super::update::fill;
+use crate::client::memcached::Keys;
+use crate::client::{memcached, redis};
+use crate::deb;
+use crate::guest::{self, Service};
+use crate::ready::STAGED;
+use crate::runner::context::Ctx;
+use crate::vm::BOOT_LIMIT;
+
+const fn scenario(name: &'static str, about: &'static str, run: fn(&mut Ctx) -> Result<()>) -> Scenario {
+    Scenario { name, about, from: STAGED, all_only: true, run }
+}
+
+/// One scenario for each fault, so that two machines share the work.
+pub const SCENARIOS: [Scenario; 6] = [
+    scenario("faults-kill", "the worker is killed at every step of an update", |ctx| table(ctx, "kill")),
+    scenario("faults-power", "the machine is reset at every step of an update", |ctx| table(ctx, "power")),
+    scenario("faults-enospc", "no space left at every step of an update", |ctx| table(ctx, "enospc")),
+    scenario("faults-eio", "an I/O error at every step of an update", |ctx| table(ctx, "eio")),
+    scenario("faults-record", "a flipped bit in the record, and a reset, at every step", |ctx| table(ctx, "record")),
+    scenario("faults-image", "a flipped bit in an image at every step of an update", |ctx| table(ctx, "image")),
+];
+
+const KEYS: Keys = Keys { count: 256, size: 8 << 10 };
+const UNITS: [&str; 2] = ["memcached.service", "redis-server.service"];
+/// Name of the saved state that each cell starts from.
+const SET_UP: &str = "faults";
+/// How long a cell may take: an update, a reset, a boot, and on a machine that is busy.
+const LIMIT: Duration = Duration::from_secs(900);
+/// kup's units that a fault can happen in.
+const WORKERS: [&str; 7] =
+    ["kup-update", "kup-checkpoint", "kup-netlock", "kup-restore", "kup-assess", "kup-bless", "kup-settle"];
+
+/// How a cell ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// (a) On the old kernel, given up before the switch; every service as it was.
+    Old,
+    /// (b) On the new kernel with its services.
+    New,
+    /// (c) Back on the old kernel with its services.
+    Back,
+    /// A service lost its memory, and it is said.
+    Cold,
+}
+
+fn table(ctx: &mut Ctx, fault: &str) -> Result<()> {
+    let before = set_up(ctx)?;
+    ctx.vm.savevm(SET_UP)?;
+    let mut wrong = Vec::new();
+    for (n, step) in STEPS.iter().enumerate() {
+        if n > 0 {
+            ctx.vm.loadvm(SET_UP)?;
+        }
+        let verdict = cell(ctx, step, fault, &before);
+        let line = match &verdict {
+            Ok(end) => format!("{fault:>7} at {step:<22} {end:?}"),
+            Err(e) => format!("{fault:>7} at {step:<22} WRONG: {e:#}"),
+        };
+        println!("   {line}");
+        ctx.step(&line);
+        if verdict.is_err() {
+            let journal = ctx
+                .vm
+                .try_ssh("cat /etc/kup/record.json; journalctl -b -1 -u 'kup-*'; journalctl -b -u 'kup-*'", BOOT_LIMIT);
+            ctx.step(&journal.map(|out| out.stdout).unwrap_or_default());
+            wrong.push(line);
+        }
+    }
+    ctx.vm.delvm(SET_UP)?;
+    ensure!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}
+
+/// A kup with faults, two services with something to lose.
+fn set_up(ctx: &mut Ctx) -> Result<Vec<Service>> {
+    deb::compile_with_faults()?;
+    ctx.vm.put(&deb::binary_with_faults(), "/usr/libexec/kup/kup-worker")?;
+    for worker in WORKERS {
+        let text = b"[Service]\nEnvironmentFile=-/etc/kup/faults\n";
+        ctx.vm.put_bytes(text, &format!("/etc/systemd/system/{worker}.service.d/50-faults.conf"))?;
+    }
+    ctx.vm.put_bytes(b"DeadmanSec = 150\nRestoreTimeoutSec = 60\n", "/etc/kup/kup.toml")?;
+    let others: Vec<_> = crate::ready::UNITS.into_iter().filter(|unit| !UNITS.contains(unit)).collect();
+    fill(ctx, KEYS)?;
+    ctx.vm.ssh(&format!("kup release {0}; systemctl daemon-reload; systemctl stop {0}; sync", others.join(" ")))?;
+    ctx.eventually(Duration::from_secs(60), |ctx| {
+        ensure!(!ctx.vm.ssh_ok("pgrep -x kupd"), "kupd has not left yet");
+        Ok(())
+    })?;
+    UNITS.iter().map(|unit| guest::service(&ctx.vm, unit)).collect()
+}
+
+fn cell(ctx: &mut Ctx, step: &str, fault: &str, before: &[Service]) -> Result<End> {
+    let boot = ctx.vm.boot_id()?;
+    ctx.vm.put_bytes(format!("FAILPOINTS={step}=return({fault})\n").as_bytes(), "/etc/kup/faults")?;
+    let console = ctx.vm.serial_log().len();
+    let out = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    ctx.vm.drop_connection();
+    let record = ctx.eventually(LIMIT, |ctx| ended(ctx, &boot))?;
+    let happened = ctx.vm.serial_log()[console..].contains(&format!("kup: fault {fault} at {step}"));
+    ensure!(happened, "the fault did not happen: {out:?}");
+    // Whatever it ended as, the machine stays up.
+    std::thread::sleep(Duration::from_secs(5));
+    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    let end = judge(ctx, &record, before)?;
+    let may_be_cold = match fault {
+        // What dies with the machine before there is an image, or after it was used, is gone as in any crash.
+        "power" | "record" => {
+            !(step.starts_with("netlock")
+                || ["checkpoint.committed", "checkpoint.ended", "restore.begun", "restore.frozen"].contains(&step))
+        }
+        "image" => true,
+        _ => false,
+    };
+    ensure!(end != End::Cold || may_be_cold, "services started cold: {}", record["reason"]);
+    Ok(end)
+}
+
+/// The record of an update that has ended, on a machine that has settled.
+fn ended(ctx: &Ctx, boot: &str) -> Result<Value> {
+    let out = ctx.vm.try_ssh("systemctl is-system-running; cat /etc/kup/record.json", Duration::from_secs(20))?;
+    let (state, text) = out.stdout.split_once('\n').context("no answer")?;
+    ensure!(["running", "degraded"].contains(&state.trim()), "the machine is {state}");
+    let record: Value = serde_json::from_str(text)?;
+    let ended =
+        ["done", "aborted", "refused", "fell-back", "failed"].contains(&record["state"].as_str().unwrap_or_default());
+    ensure!(ended && record["wiped"] == true, "the update is {}", record["state"]);
+    let here = ctx.vm.boot_id()?;
+    ensure!(record["state"] != "failed" || here != boot, "an update that failed before the switch");
+    Ok(record)
+}
+
+fn judge(ctx: &mut Ctx, record: &Value, before: &[Service]) -> Result<End> {
+    let (kernel, about) = (ctx.vm.uname()?, ctx.about().clone());
+    let after: Vec<Service> = UNITS.iter().map(|unit| guest::service(&ctx.vm, unit)).collect::<Result<_>>()?;
+    ensure!(after.iter().all(|service| service.active == "active"), "services are {after:?}");
+    if after.iter().zip(before).any(|(is, was)| is.main_pid != was.main_pid) {
+        let said = record["state"] == "aborted"
+            || record["units"].as_object().is_some_and(|units| units.values().any(|u| u["state"]["cold"].is_object()));
+        ensure!(said, "services started cold, and the record ({}) does not say so", record["state"]);
+        return Ok(End::Cold);
+    }
+    ctx.vm.peer().enter(|| memcached::verify(KEYS).and_then(|()| redis::verify(KEYS)))??;
+    match (record["state"].as_str().unwrap_or_default(), kernel == about.new_kernel) {
+        ("aborted" | "refused", false) => Ok(End::Old),
+        ("done" | "failed", true) => Ok(End::New),
+        ("fell-back", false) => Ok(End::Back),
+        (state, _) => bail!("an update that is {state}, on kernel {kernel}"),
+    }
+}
