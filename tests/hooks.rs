@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use kup::kernel::Staged;
+use kup::kernel::cmdline::{self, Direction, Ours};
 use kup::paths::Paths;
 use private_bus::Bench;
 use tempfile::TempDir;
@@ -143,12 +144,9 @@ fn entries_are_free_of_our_words() {
     let (_dir, paths) = system(true);
     let entries = paths.at("/boot/efi/loader/entries");
     fs::create_dir_all(&entries).unwrap();
-    fs::create_dir_all(paths.at("/proc")).unwrap();
-    let ours = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10";
-    let add = |cmdline: &str, file: &str, options: &str| {
-        fs::write(paths.at("/proc/cmdline"), format!("{cmdline}\n")).unwrap();
+    let add = |file: &str, options: &str| {
         let entry = entries.join(file);
-        let text = |options: &str| format!("title kup.txn=5a\noptions    {options}\nlinux  /token/{RELEASE}/linux\n");
+        let text = |options: &str| format!("title kup.txn=5a kup.end\noptions    {options}\nlinux  /token/linux\n");
         fs::write(&entry, text(options)).unwrap();
         let mut hook = Command::new("sh");
         hook.arg(hooks().join("95-kup.install")).args(["add", RELEASE, "/boot/efi/token"]);
@@ -158,24 +156,22 @@ fn entries_are_free_of_our_words() {
         let now = fs::read_to_string(&entry).unwrap();
         assert_eq!(fs::read_dir(&entries).unwrap().count(), 1);
         fs::remove_file(entry).unwrap();
-        now.strip_prefix("title kup.txn=5a\noptions    ").unwrap().lines().next().unwrap().to_string()
+        now.strip_prefix("title kup.txn=5a kup.end\noptions    ").unwrap().lines().next().unwrap().to_string()
     };
     let (plain, counted) = (format!("token-{RELEASE}.conf"), format!("token-{RELEASE}+3.conf"));
-    for (file, cmdline, options, want) in [
-        (&plain, format!("root=/dev/vda1 ro {ours}"), format!("root=/dev/vda1 ro {ours}"), "root=/dev/vda1 ro"),
-        (&counted, format!("ro {ours}"), format!("ro {ours} systemd.machine_id=1"), "ro systemd.machine_id=1"),
-        (&plain, format!("ro {ours} -- single"), format!("ro {ours} -- single"), "ro -- single"),
-        (&plain, "ro quiet".into(), "ro quiet".into(), "ro quiet"),
-        (&plain, format!("ro {ours}"), "from=/etc/kernel/cmdline".into(), "from=/etc/kernel/cmdline"),
-    ] {
-        assert_eq!(add(&cmdline, file, &options), want, "{cmdline}");
+    let id = "5a".parse().unwrap();
+    for (direction, running, file) in
+        [(Direction::There, "root=/dev/vda1 ro", &plain), (Direction::Back, "ro -- single", &counted)]
+    {
+        let ours = Ours { direction, id: &id, pid_floor: 70_001, extra: &["panic=10"] };
+        let line = cmdline::make(running, Path::new("/boot/vmlinuz"), &ours).unwrap();
+        assert!(line.contains("panic=10"), "{line}");
+        assert_eq!(add(file, &line), running);
+        assert_eq!(add(file, &format!("{line} systemd.machine_id=1")), format!("{running} systemd.machine_id=1"));
+        let other = format!("token-{RELEASE}-rt.conf");
+        assert_eq!(add(&other, &line), line, "another kernel's entry");
     }
-    let other = format!("token-{RELEASE}-rt.conf");
-    assert_eq!(
-        add(&format!("ro {ours}"), &other, &format!("ro {ours}")),
-        format!("ro {ours}"),
-        "another kernel's entry"
-    );
+    assert_eq!(add(&plain, "ro quiet"), "ro quiet");
 }
 
 #[test]

@@ -59,9 +59,15 @@ in_root apt-get -q install -y --no-install-recommends --download-only -o "Dir::C
 rm -rf "$root$repo-more/partial" "$root$repo-more/lock"
 scan "$root$repo-more"
 
+# What the image with systemd-boot is made with: the very version of this systemd.
+mkdir -p "$root$repo-efi/partial"
+in_root apt-get -q install -y --no-install-recommends --download-only -o "Dir::Cache::archives=$repo-efi" \
+    systemd-boot systemd-boot-efi
+rm -rf "$root$repo-efi/partial" "$root$repo-efi/lock"
+
 cp -r --no-preserve=ownership "$files/." "$root/"
 chmod 700 "$root/root/.ssh"
-chmod 755 "$root/srv/kup-lab/setup-grub"
+chmod 755 "$root/srv/kup-lab"/setup-*
 rm -f "$root/usr/sbin/policy-rc.d" "$root/etc/resolv.conf" "$root/etc/apt/sources.list.d"/*.sources
 rm -rf "$root/var/lib/apt/lists"/* "$root/var/cache/apt"/*.bin
 find "$root/var/cache/apt/archives" -name '*.deb' -delete

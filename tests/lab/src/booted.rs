@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::host::kvm;
-use crate::image::Image;
+use crate::image::{Firmware, Image, vars_of};
 use crate::sh;
 use crate::vm::{BOOT_LIMIT, Spec, Vm, qemu};
 
@@ -31,6 +31,10 @@ pub fn ensure(image: &Image, memory: u32) -> Result<PathBuf> {
     vm.wait_idle(BOOT_LIMIT)?;
     vm.savevm(BOOTED)?;
     vm.quit()?;
+    if image.about.firmware == Firmware::Uefi {
+        // The disk last: its presence says that both are there.
+        fs::rename(vars_of(&dir.join("disk.qcow2")), vars_of(&disk)).context("cannot keep the firmware's variables")?;
+    }
     fs::rename(dir.join("disk.qcow2"), &disk).context("cannot keep the booted machine")?;
     fs::remove_dir_all(&dir).context("cannot remove the booted machine's directory")?;
     Ok(disk)

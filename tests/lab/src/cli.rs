@@ -110,6 +110,9 @@ pub struct VmArgs {
     /// A machine without kup
     #[arg(long)]
     pub bare: bool,
+    /// A fresh machine with UEFI and systemd-boot
+    #[arg(long)]
+    pub uefi: bool,
     /// Memory of a fresh machine in MiB
     #[arg(long, default_value_t = 2048)]
     pub memory: u32,

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cli::VmArgs;
+use crate::image::{self, Firmware, Image};
 use crate::runner::rundir::RunDir;
 use crate::vm::{BOOT_LIMIT, GUEST, Spec, Vm, detached, namespace, state_dir};
-use crate::{host, image, ready, sh};
+use crate::{host, ready, sh};
 
 /// Commands given on the command line may take long; whoever typed them can interrupt them.
 const NO_HURRY: Duration = Duration::from_secs(24 * 3600);
@@ -46,7 +47,7 @@ fn on_detached(mut vm: Vm, args: &VmArgs) -> Result<u8> {
         let status = vm.peer().command("sh").args(["-c", command]).status()?;
         return Ok(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1));
     } else if args.reset {
-        vm.loadvm(ready::READY)?;
+        vm.loadvm(ready::first_state(&vm.spec().image.clone()))?;
     } else if args.power_cut {
         vm.power_cut()?;
         vm.save_state()?;
@@ -83,16 +84,19 @@ fn detach(args: &VmArgs) -> Result<u8> {
 
 /// A machine in its ready state.
 fn fresh(dir: PathBuf, args: &VmArgs, detached: bool) -> Result<Vm> {
-    let image = prepare_host()?;
+    let image = prepare_host(if args.uefi { Firmware::Uefi } else { Firmware::Bios })?;
     let spec = Spec { detached, memory: args.memory, ..Spec::new(dir, &image) };
     if args.bare { ready::prepare_bare(spec) } else { ready::prepare(spec) }
 }
 
-/// Everything that any machine needs.
-pub fn prepare_host() -> Result<image::Image> {
+/// Everything that a machine needs.
+pub fn prepare_host(firmware: Firmware) -> Result<Image> {
     host::packages::ensure()?;
+    if firmware == Firmware::Uefi {
+        image::ensure_uefi_host()?;
+    }
     namespace::clear_stale()?;
-    image::ensure()
+    image::ensure(firmware)
 }
 
 /// `cargo lab deb`.

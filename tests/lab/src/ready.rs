@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::booted::{self, BOOTED};
 use crate::deb;
-use crate::image::Image;
+use crate::image::{Firmware, Image};
 use crate::paths;
 use crate::vm::{Spec, Vm};
 
@@ -16,12 +16,27 @@ pub const READY: &str = "ready";
 /// Name of the saved state in which, beyond [`READY`], the new kernel is installed by apt and [`UNITS`] are marked: what a
 /// scenario that is not about the way there starts from.
 pub const STAGED: &str = "staged";
+/// Name of [`READY`] on a machine with UEFI and systemd-boot.
+pub const SYSTEMD_BOOT: &str = "ready-systemd-boot";
 /// The stock units of the main job, and our own.
 pub const UNITS: [&str; 4] = ["memcached.service", "redis-server.service", "nginx.service", "kup-testserver.service"];
 /// Size of what nginx sends, at 64 KiB a second: longer than an update takes.
 const DOWNLOAD: u32 = 10 << 20;
 
-/// Takes a booted machine, installs kup in it and saves it as [`READY`]; it goes on running.
+/// What a machine is booted by in a saved state.
+pub fn firmware(state: &str) -> Firmware {
+    if state == SYSTEMD_BOOT { Firmware::Uefi } else { Firmware::Bios }
+}
+
+/// The first state of a machine with this image, [`READY`] or [`SYSTEMD_BOOT`].
+pub fn first_state(image: &Image) -> &'static str {
+    match image.about.firmware {
+        Firmware::Bios => READY,
+        Firmware::Uefi => SYSTEMD_BOOT,
+    }
+}
+
+/// Takes a booted machine, installs kup in it and saves it as [`first_state`]; it goes on running.
 pub fn prepare(spec: Spec) -> Result<Vm> {
     let package = deb::build()?;
     let vm = prepare_with(spec, |vm| install(vm, &package.path))?;
@@ -42,7 +57,7 @@ fn prepare_with(spec: Spec, then: impl FnOnce(&Vm) -> Result<()>) -> Result<Vm> 
     then(&vm)?;
     vm.ssh("sync; journalctl --sync")?;
     vm.delvm(BOOTED)?;
-    vm.savevm(READY)?;
+    vm.savevm(first_state(&vm.spec().image))?;
     println!("lab: ready after {:.0} s", started.elapsed().as_secs_f64());
     Ok(vm)
 }

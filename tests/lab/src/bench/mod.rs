@@ -10,10 +10,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::cli::BenchArgs;
+use crate::image::{self, Firmware};
 use crate::runner::pool::{self, Options};
 use crate::runner::report::Report;
 use crate::scenario::Scenario;
-use crate::{image, runner, sh};
+use crate::{runner, sh};
 
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[machine::SCENARIO, blackout::SCENARIO];
@@ -41,7 +42,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
 
 /// What figures have to be read with: they mean little without the machine they come from.
 fn surroundings(memory: u32) -> Result<serde_json::Value> {
-    let image = image::ensure()?;
+    let image = image::ensure(Firmware::Bios)?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let qemu = sh::run(Command::new("qemu-system-x86_64").arg("--version"))?;

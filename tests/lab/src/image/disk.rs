@@ -16,6 +16,7 @@ use crate::sh;
 
 const SIZE_MIB: u64 = 6144;
 const LABEL: &str = "kup-root";
+const GRUB: &str = "setup-grub";
 const DONE: &str = "kup-lab: GRUB is installed";
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -28,7 +29,7 @@ pub fn recipe() -> Vec<&'static str> {
 pub fn build(dir: &Path, about: &About) -> Result<()> {
     let raw = dir.join("disk.raw");
     File::create(&raw)?.set_len(SIZE_MIB << 20).context("cannot make the disk's file")?;
-    partition(&raw)?;
+    partition(&raw, "label: dos\nstart=2048, type=83, bootable\n")?;
     sh::run(
         Command::new("mke2fs")
             .args(["-q", "-F", "-t", "ext4", "-L", LABEL, "-E", "offset=1048576", "-d"])
@@ -36,30 +37,40 @@ pub fn build(dir: &Path, about: &About) -> Result<()> {
             .arg(&raw)
             .arg(format!("{}M", SIZE_MIB - 1)),
     )?;
-    install_grub(dir, &raw).with_context(|| format!("GRUB could not be installed on kernel {}", about.old_kernel))?;
-    sh::run(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).args([&raw, &dir.join("disk.qcow2")]))?;
+    first_boot(dir, &raw, GRUB, DONE)
+        .with_context(|| format!("GRUB could not be installed on kernel {}", about.old_kernel))?;
+    to_qcow2(&raw, &dir.join("disk.qcow2"))?;
     fs::remove_file(&raw)?;
     super::remove(&dir.join("root"))?;
     super::remove(&dir.join("files"))
 }
 
-fn partition(raw: &Path) -> Result<()> {
-    let table = b"label: dos\nstart=2048, type=83, bootable\n";
-    let out = sh::capture(Command::new("sfdisk").arg("--quiet").arg(raw), Some(table), None)?;
+/// Writes a partition table, in the words of sfdisk(8).
+pub fn partition(raw: &Path, table: &str) -> Result<()> {
+    let out = sh::capture(Command::new("sfdisk").arg("--quiet").arg(raw), Some(table.as_bytes()), None)?;
     sh::check("sfdisk", out)?;
     Ok(())
 }
 
-fn install_grub(dir: &Path, raw: &Path) -> Result<()> {
+/// Copies a raw disk, or what else QEMU takes for one, to a qcow2.
+pub fn to_qcow2(from: &Path, to: &Path) -> Result<()> {
+    sh::run(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).args([from, to]))?;
+    Ok(())
+}
+
+/// Boots the kernel that lies in `dir`, on the disk `raw`, with a script of /srv/kup-lab as its first process, which
+/// says `done` on the console at its end.
+pub fn first_boot(dir: &Path, raw: &Path, script: &str, done: &str) -> Result<()> {
     let kernel = dir.join("vmlinuz");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(crate::vm::qemu::machine(kvm::accelerator(&kernel)?, 1024));
     qemu.args(["-no-reboot", "-serial", "stdio", "-nic", "none", "-kernel"]).arg(&kernel);
     qemu.arg("-initrd").arg(dir.join("initrd.img"));
-    qemu.args(["-append", &format!("root=LABEL={LABEL} console=ttyS0 init=/srv/kup-lab/setup-grub")]);
+    let line = format!("root=LABEL={LABEL} ro console=ttyS0 net.ifnames=0 init=/srv/kup-lab/{script}");
+    qemu.args(["-append", &line]);
     qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio,cache=unsafe", raw.display()));
     let console = sh::run_within(&mut qemu, LIMIT)?;
-    if !console.contains(DONE) {
+    if !console.contains(done) {
         bail!("the first boot did not get through: {}", sh::tail(&console, 3000));
     }
     Ok(())

@@ -29,6 +29,7 @@ pub const ALL: &[File] = &[
     file!("etc/hosts"),
     file!("etc/systemd/network/10-lab.network"),
     File { path: "srv/kup-lab/setup-grub", text: include_str!("../../image/setup-grub") },
+    File { path: "srv/kup-lab/setup-systemd-boot", text: include_str!("../../image/setup-systemd-boot") },
 ];
 
 /// Writes them below `root`.

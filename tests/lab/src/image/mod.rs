@@ -1,8 +1,10 @@
-//! The guest's disk: Debian 13 with GRUB, two kernels and a few stock servers, built once and cached.
+//! The guest's disk: Debian 13 with GRUB, two kernels and a few stock servers, built once and cached; and the same with
+//! UEFI and systemd-boot, made from it when it is asked for.
 
 mod disk;
 mod files;
 mod rootfs;
+mod uefi;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{paths, sh};
+pub use uefi::{CODE as UEFI_CODE, ensure_host as ensure_uefi_host};
 
 /// After that an image of another recipe is not worth its gigabyte.
 const UNUSED: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -34,6 +37,20 @@ pub struct About {
     pub old_kernel: String,
     /// Release of the kernel that waits in the guest's own repository.
     pub new_kernel: String,
+    /// What it is booted by.
+    #[serde(default)]
+    pub firmware: Firmware,
+}
+
+/// What a machine is booted by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firmware {
+    /// BIOS, and GRUB.
+    #[default]
+    Bios,
+    /// UEFI, and systemd-boot.
+    Uefi,
 }
 
 impl Image {
@@ -47,21 +64,43 @@ impl Image {
         self.dir.join("id")
     }
 
+    /// The firmware's variables as the machine begins with them; only UEFI has any.
+    pub fn vars(&self) -> PathBuf {
+        vars_of(&self.disk())
+    }
+
     /// The installed kernel, outside of the disk.
     pub fn kernel(&self) -> PathBuf {
         self.dir.join("vmlinuz")
     }
 }
 
+/// Where the variables of a machine on `disk` are: QEMU saves them with the machine, so that both belong together.
+pub fn vars_of(disk: &Path) -> PathBuf {
+    disk.with_extension("vars.qcow2")
+}
+
 /// The image of this recipe: from the cache, or built now.
-pub fn ensure() -> Result<Image> {
+pub fn ensure(firmware: Firmware) -> Result<Image> {
     let images = paths::cache()?.join("images");
-    let dir = images.join(recipe_hash());
     paths::ensure(&images)?;
     let lock = fs::File::create(images.join("lock")).context("cannot write to the cache")?;
     lock.lock().context("cannot lock the cache")?;
+    let bios = cached(&images, &hash(recipe()), "the guest's image (a few minutes", build)?;
+    match firmware {
+        Firmware::Bios => Ok(bios),
+        Firmware::Uefi => {
+            let name = hash(recipe().chain(uefi::recipe()));
+            cached(&images, &name, "the image with systemd-boot (a minute", |dir| uefi::build(dir, &bios))
+        }
+    }
+}
+
+/// An image from the cache, or built now. The caller holds the lock.
+fn cached(images: &Path, name: &str, what: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<Image> {
+    let dir = images.join(name);
     if !dir.join("image.json").exists() {
-        println!("lab: building the guest's image (a few minutes, once)");
+        println!("lab: building {what}, once)");
         let unfinished = images.join(".unfinished");
         remove(&unfinished)?;
         paths::ensure(&unfinished)?;
@@ -72,7 +111,7 @@ pub fn ensure() -> Result<Image> {
         }
         built?;
         fs::rename(&unfinished, &dir).with_context(|| format!("cannot move the image to {}", dir.display()))?;
-        prune(&images)?;
+        prune(images)?;
     }
     // The time of last use decides what is pruned.
     fs::File::options().append(true).open(dir.join("image.json"))?.set_modified(SystemTime::now())?;
@@ -98,14 +137,22 @@ fn build(dir: &Path) -> Result<()> {
     )?;
     let about = rootfs::build(dir)?;
     disk::build(dir, &about)?;
-    fs::write(dir.join("image.json"), serde_json::to_vec_pretty(&about)?).context("cannot describe the image")
+    describe(dir, &about)
 }
 
-/// Changes whenever anything that the image is made from does.
-fn recipe_hash() -> String {
+/// Notes what the image in `dir` holds: it is complete.
+fn describe(dir: &Path, about: &About) -> Result<()> {
+    fs::write(dir.join("image.json"), serde_json::to_vec_pretty(about)?).context("cannot describe the image")
+}
+
+/// Everything that the image is made from.
+fn recipe() -> impl Iterator<Item = &'static str> {
+    files::ALL.iter().flat_map(|file| [file.path, file.text]).chain(rootfs::recipe()).chain(disk::recipe())
+}
+
+fn hash(recipe: impl Iterator<Item = &'static str>) -> String {
     let mut hash = Sha256::new();
-    for part in files::ALL.iter().flat_map(|file| [file.path, file.text]).chain(rootfs::recipe()).chain(disk::recipe())
-    {
+    for part in recipe {
         hash.update(part.as_bytes());
         hash.update([0]);
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{About, files};
+use super::{About, Firmware, files};
 use crate::host::mirror;
 use crate::sh;
 
@@ -75,7 +75,7 @@ pub fn build(dir: &Path) -> Result<About> {
         let file = root.join(format!("boot/{name}-{old_kernel}"));
         fs::copy(&file, dir.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
     }
-    Ok(About { old_kernel, new_kernel })
+    Ok(About { old_kernel, new_kernel, firmware: Firmware::Bios })
 }
 
 fn bootstrap(root: &Path) -> Result<()> {

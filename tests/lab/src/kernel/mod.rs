@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::image::Image;
+use crate::image::{Firmware, Image};
 use crate::interactive::prepare_host;
 use crate::vm::{Spec, Vm};
 use crate::{booted, host, paths, runner::rundir::RunDir, sh};
@@ -68,7 +68,7 @@ fn patches() -> Result<Vec<PathBuf>> {
 
 /// The package of the patched kernel: from the cache, or built now.
 fn ensure(patches: &[PathBuf]) -> Result<PathBuf> {
-    let image = prepare_host()?;
+    let image = prepare_host(Firmware::Bios)?;
     let dir = paths::cache()?.join("kernels").join(key(&image, patches)?);
     if let Ok(package) = find(&dir) {
         return Ok(package);

@@ -13,7 +13,7 @@ use crate::sh;
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// kup's state and configuration without process memory, as a tar archive on standard output.
-const KUP_FILES: &str = "cd / && find var/lib/kup etc/kup etc/systemd/system etc/default/grub.d boot/grub/grubenv run/kup \
+const KUP_FILES: &str = "cd / && find var/lib/kup etc/kup etc/systemd/system etc/default/grub.d boot/grub/grubenv boot/efi/loader run/kup \
     run/systemd/generator run/systemd/generator.early run/systemd/generator.late -type f -size -4M ! -name 'pages-*.img' \
     2>/dev/null | tar -czf /run/kup-lab.tgz -T - 2>/dev/null; true";
 

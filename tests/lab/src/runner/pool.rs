@@ -15,11 +15,12 @@ use super::collect;
 use super::context::Ctx;
 use super::report::Report;
 use super::rundir::{self, RunDir};
+use crate::image::{Firmware, Image};
 use crate::interactive::prepare_host;
+use crate::paths;
 use crate::ready::{self, STAGED};
 use crate::scenario::Scenario;
 use crate::vm::{Spec, Vm, detached, namespace};
-use crate::{image, paths};
 
 /// No scenario takes that long (the tables of faults are the longest); one that does hangs.
 const LIMIT: Duration = Duration::from_secs(80 * 60);
@@ -47,10 +48,16 @@ impl Default for Options {
 struct Pool<'a> {
     queue: Mutex<VecDeque<&'static Scenario>>,
     report: &'a Report,
-    image: image::Image,
+    prepared: Vec<Prepared>,
     /// Directory of this run's disks.
     dir: PathBuf,
     options: Options,
+}
+
+/// Where machines of one kind start from.
+struct Prepared {
+    image: Image,
+    disk: PathBuf,
 }
 
 /// Runs the scenarios and counts them in the report.
@@ -61,18 +68,18 @@ pub fn run(scenarios: &[&'static Scenario], options: Options, report: &Report) -
     if options.keep && detached()?.is_some() {
         bail!("--keep would take the place of the machine that runs detached: `cargo lab vm --stop` ends it");
     }
-    let image = prepare_host()?;
     let dir = RunDir::create()?;
-    let spec = Spec { memory: options.memory, ..Spec::new(dir.path().join("prepared"), &image) };
-    let vm = ready::prepare(spec)?;
-    if scenarios.iter().any(|s| s.from == STAGED) {
-        ready::stage(&vm)?;
+    let mut prepared = Vec::new();
+    for firmware in [Firmware::Bios, Firmware::Uefi] {
+        let states: Vec<&str> = scenarios.iter().map(|s| s.from).filter(|s| ready::firmware(s) == firmware).collect();
+        if !states.is_empty() {
+            prepared.push(prepare(firmware, &states, dir.path(), options)?);
+        }
     }
-    vm.quit()?;
     let pool = Pool {
         queue: Mutex::new(scenarios.iter().copied().collect()),
         report,
-        image,
+        prepared,
         dir: dir.path().to_owned(),
         options,
     };
@@ -88,6 +95,19 @@ pub fn run(scenarios: &[&'static Scenario], options: Options, report: &Report) -
             .collect();
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|panic| anyhow!("{}", words(&*panic)))?)
     })
+}
+
+/// Makes the saved states that scenarios start from, on one disk.
+fn prepare(firmware: Firmware, states: &[&str], dir: &Path, options: Options) -> Result<Prepared> {
+    let image = prepare_host(firmware)?;
+    let spec = Spec { memory: options.memory, ..Spec::new(dir.join(ready::first_state(&image)), &image) };
+    let disk = spec.disk();
+    let vm = ready::prepare(spec)?;
+    if states.contains(&STAGED) {
+        ready::stage(&vm)?;
+    }
+    vm.quit()?;
+    Ok(Prepared { image, disk })
 }
 
 impl Pool<'_> {
@@ -144,8 +164,10 @@ impl Pool<'_> {
     /// A machine started from the prepared state.
     fn machine(&self, number: usize, dir: &Path, from: &str) -> Result<Ctx> {
         let Options { keep: detached, memory, aloud, .. } = self.options;
-        let spec = Spec { detached, memory, ..Spec::new(self.dir.join(number.to_string()), &self.image) };
-        let vm = Vm::copy_of(&self.dir.join("prepared/disk.qcow2"), spec, from)?;
+        let fits = |p: &&Prepared| p.image.about.firmware == ready::firmware(from);
+        let Prepared { image, disk } = self.prepared.iter().find(fits).context("nothing is prepared for it")?;
+        let spec = Spec { detached, memory, ..Spec::new(self.dir.join(number.to_string()), image) };
+        let vm = Vm::copy_of(disk, spec, from)?;
         let mut ctx = Ctx::new(vm, dir.to_owned());
         ctx.aloud = aloud;
         Ok(ctx)

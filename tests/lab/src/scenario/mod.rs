@@ -16,6 +16,7 @@ mod restore_failure;
 mod resume_once;
 mod security;
 pub mod soak;
+mod systemd_boot;
 mod thrice;
 mod turncoat;
 mod units;
@@ -33,7 +34,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows, in one line.
     pub about: &'static str,
-    /// The saved state that it starts from: [`READY`](crate::ready::READY) or [`STAGED`](crate::ready::STAGED).
+    /// The saved state that it starts from: [`READY`](crate::ready::READY), [`STAGED`](crate::ready::STAGED), or
+    /// [`SYSTEMD_BOOT`](crate::ready::SYSTEMD_BOOT) on a machine of that kind.
     pub from: &'static str,
     /// Is it left out unless `--all` asks for it?
     pub all_only: bool,
@@ -57,6 +59,7 @@ pub const ALL: &[Scenario] = &[
     automatic::SCENARIO,
     packages::SCENARIO,
     with_libc::SCENARIO,
+    systemd_boot::SCENARIO,
     fallback::PANIC,
     fallback::HANG_KERNEL,
     fallback::HANG_PID1,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::image::Image;
+use crate::image::{self, Firmware, Image};
 use crate::sh::Output;
 use namespace::Namespace;
 use qemu::Qemu;
@@ -53,8 +53,14 @@ impl Spec {
         Self { dir: dir.into(), image: image.clone(), memory: 2048, detached: false }
     }
 
-    fn disk(&self) -> PathBuf {
+    /// Its disk.
+    pub fn disk(&self) -> PathBuf {
         self.dir.join("disk.qcow2")
+    }
+
+    /// The variables of its firmware; only UEFI has any.
+    pub fn vars(&self) -> PathBuf {
+        image::vars_of(&self.disk())
     }
 
     /// The log of its console.
@@ -77,6 +83,9 @@ impl Vm {
     pub fn create(spec: Spec) -> Result<Self> {
         crate::paths::ensure(&spec.dir)?;
         qemu::overlay(&spec.image.disk(), &spec.disk())?;
+        if spec.image.about.firmware == Firmware::Uefi {
+            qemu::copy(&spec.image.vars(), &spec.vars())?;
+        }
         fs::write(spec.serial(), "").context("cannot make the console's log")?;
         Self::start(spec, None)
     }
@@ -85,6 +94,9 @@ impl Vm {
     pub fn copy_of(disk: &Path, spec: Spec, tag: &str) -> Result<Self> {
         crate::paths::ensure(&spec.dir)?;
         qemu::copy(disk, &spec.disk())?;
+        if spec.image.about.firmware == Firmware::Uefi {
+            qemu::copy(&image::vars_of(disk), &spec.vars())?;
+        }
         fs::write(spec.serial(), "").context("cannot make the console's log")?;
         Self::start(spec, Some(tag))
     }

@@ -14,6 +14,7 @@ use super::Spec;
 use super::namespace::{Namespace, TAP};
 use super::qmp::Qmp;
 use crate::host::kvm;
+use crate::image::{Firmware, UEFI_CODE};
 use crate::{paths, sh};
 
 const GUEST_MAC: &str = "52:54:00:77:00:02";
@@ -128,6 +129,10 @@ fn command(spec: &Spec, net: &Namespace, tag: Option<&str>) -> Result<Command> {
     cmd.arg(format!("--net=/run/netns/{}", net.name())).args(["--", "qemu-system-x86_64"]);
     cmd.args(machine(kvm::accelerator(&spec.image.kernel())?, spec.memory));
     cmd.arg("-drive").arg(format!("file={},format=qcow2,if=virtio,discard=unmap", spec.disk().display()));
+    if spec.image.about.firmware == Firmware::Uefi {
+        cmd.arg("-drive").arg(format!("file={UEFI_CODE},format=raw,if=pflash,unit=0,readonly=on"));
+        cmd.arg("-drive").arg(format!("file={},format=qcow2,if=pflash,unit=1", spec.vars().display()));
+    }
     cmd.args(["-netdev", &format!("tap,id=net0,ifname={TAP},script=no,downscript=no")]);
     cmd.args(["-device", &format!("virtio-net-pci,netdev=net0,mac={GUEST_MAC}")]);
     cmd.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
