@@ -35,6 +35,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let failed = ctx.vm.ssh("systemctl --failed --no-legend --plain")?;
     ensure!(failed.trim().is_empty(), "units have failed: {failed}");
     ctx.step("removed, purged, installed again: servers do not notice");
+    // The lab's own.
+    ctx.vm.ssh("rm -r /usr/lib/kup/kup.toml.d; rmdir --ignore-fail-on-non-empty /usr/lib/kup")?;
     let before = ctx.vm.ssh(SERVERS)?;
     ctx.vm.ssh("dpkg --remove kup && dpkg --purge kup").context("the package cannot be removed")?;
     let left =
