@@ -14,7 +14,7 @@ const PANIC: &str = "/proc/sys/kernel/panic";
 const OOPS: &str = "/proc/sys/kernel/panic_on_oops";
 
 /// Words for the target's command line, so that a panic of the new kernel resets the machine, and an oops is one; none for
-/// what `given` says already: [`super::cmdline::without_earlier`] of the running command line, and `KernelArguments`.
+/// what `given` says already: [`super::cmdline::own`] of the running command line, and `KernelArguments`.
 ///
 /// An oops leaves locks held and data half written, and while there is a way back that is no kernel to restore services on.
 /// Panics on other signs of trouble (softlockup_panic, hung_task_panic, nmi_watchdog=panic, panic_on_warn) are left as they

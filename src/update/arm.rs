@@ -35,11 +35,7 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let mut record = Record::new(request.id.clone(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.stage_only = request.stage_only;
     record.reverses = request.reverses.clone();
-    check(paths, &settings, &mut record, &|unit| request.allow_restart.contains(unit))?;
-    let systemd = Systemd::connect()?;
-    arm_or_abort(paths, &settings, &systemd, &mut record)?;
-    drop(lock);
-    if request.stage_only { Ok(()) } else { switch(paths, &systemd) }
+    go(paths, &settings, lock, record, &|unit| request.allow_restart.contains(unit))
 }
 
 /// Takes `failed`, an update whose new kernel was found wanting after its units had been resumed, back: a new checkpoint
@@ -55,11 +51,25 @@ pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     record.reverses = Some(failed.id.clone());
     record.reason = Some(reason.into());
     tracing::error!("update {} takes update {} back: {reason}", record.id, failed.id);
-    check(paths, &settings, &mut record, &|_| true)?;
+    go(paths, &settings, lock, record, &|_| true)
+}
+
+/// The way that every update goes: check, arm, and the switch, unless that is left to the administrator.
+fn go(
+    paths: &Paths,
+    settings: &Settings,
+    lock: Lock,
+    mut record: Record,
+    may_restart: &dyn Fn(&UnitName) -> bool,
+) -> Result<()> {
+    check(paths, settings, &mut record, may_restart)?;
     let systemd = Systemd::connect()?;
-    arm_or_abort(paths, &settings, &systemd, &mut record)?;
+    if let Err(e) = arm(paths, settings, &systemd, &mut record) {
+        undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))?;
+        return Err(e);
+    }
     drop(lock);
-    switch(paths, &systemd)
+    if record.stage_only { Ok(()) } else { switch(paths, &systemd) }
 }
 
 /// Asks all questions, and refuses the update where one has a blocker for an answer that is not accepted.
@@ -81,14 +91,6 @@ fn check(
         return Err(e);
     }
     Ok(record.advance(Event::Pass, &paths.record())?)
-}
-
-fn arm_or_abort(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record) -> Result<()> {
-    if let Err(e) = arm(paths, settings, systemd, record) {
-        undo::abort(paths, systemd, record, &format!("{e:#}"))?;
-        return Err(e);
-    }
-    Ok(())
 }
 
 /// The kernel that an update would go to.

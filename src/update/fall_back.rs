@@ -6,12 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::restore_all::end_tasks;
 use super::{Record, TargetKernel};
 use crate::config::Settings;
 use crate::kernel;
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::paths::Paths;
-use crate::sys::freezer::Freezer;
 use crate::systemd::Systemd;
 
 /// Ends what is left of the units and goes down, to the old kernel by kexec, or where that cannot be by a reboot, whose
@@ -23,9 +23,7 @@ pub fn leave(paths: &Paths, systemd: &Systemd, record: &Record) -> Result<()> {
     tracing::error!("update {} goes back to kernel {}", record.id, record.source);
     // Half-restored tasks may still be there, frozen, and would only hold the shutdown up.
     for name in record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(name, _)| name) {
-        if let Err(e) = systemd.status(name.as_str()).and_then(|s| Ok(Freezer::of(&s.cgroup).kill()?)) {
-            tracing::error!("{name}: {e:#}");
-        }
+        end_tasks(systemd, name);
     }
     let verb = match load_source(paths, record) {
         Ok(()) => "kexec",

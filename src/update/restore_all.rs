@@ -79,10 +79,7 @@ impl<'a> RestoreAll<'a> {
     fn hear(&self, chair: &Chair<()>, units: &[(UnitName, UnitRecord)], deadline: Instant) -> Vec<(UnitName, String)> {
         let (mut reports, silent) = chair.hear_until(deadline);
         for name in silent {
-            let status = self.systemd.status(name.as_str());
-            if let Err(e) = status.and_then(|s| Ok(Freezer::of(&s.cgroup).kill()?)) {
-                tracing::error!("{name}: {e:#}");
-            }
+            end_tasks(self.systemd, &name);
             let reason = format!("it was not restored within {} s", self.timeout.as_secs());
             reports.push(super::meeting::Report { unit: name, word: Err(reason) });
         }
@@ -175,6 +172,14 @@ impl<'a> RestoreAll<'a> {
             }
         }
         Ok(record.save(&self.paths.record())?)
+    }
+}
+
+/// Ends everything in the unit's control group: placeholder, CRIU, tasks that are restored half-way.
+pub fn end_tasks(systemd: &Systemd, name: &UnitName) {
+    let status = systemd.status(name.as_str());
+    if let Err(e) = status.and_then(|s| Ok(Freezer::of(&s.cgroup).kill()?)) {
+        tracing::error!("{name}: {e:#}");
     }
 }
 
