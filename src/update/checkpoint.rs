@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -22,6 +23,8 @@ use crate::{boot, criu, faults, inspect};
 
 /// Target that systemd starts for `systemctl kexec`.
 pub(super) const KEXEC: &str = "kexec.target";
+/// How long others may hold the lock when the shutdown begins.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the file beside the images that says what is locked until they are restored.
 pub const NETLOCK: &str = "netlock.json";
 /// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
@@ -35,12 +38,7 @@ const DROP_IN: &str = "zz-kup-checkpoint.conf";
 pub fn run(paths: &Paths) -> Result<()> {
     let systemd = Systemd::connect()?;
     let kexec = systemd.has_job(KEXEC)?;
-    let _lock = match Lock::take(&paths.lock()) {
-        Ok(lock) => lock,
-        // Whoever gives the update up holds the lock and stops this unit: nothing is to be done here.
-        Err(_) if !kexec => return Ok(()),
-        Err(e) => return Err(e),
-    };
+    let Some(_lock) = lock_record(paths, kexec)? else { return Ok(()) };
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.state() != State::Armed {
         return Ok(());
@@ -56,6 +54,16 @@ pub fn run(paths: &Paths) -> Result<()> {
         tracing::error!("the shutdown cannot be called off: {e:#}");
     }
     undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))
+}
+
+/// The record's lock; none where whoever gives the update up holds it, and stops this unit: nothing is to be done then.
+///
+/// The shutdown also kills `kup-update.service`, whose clean-up holds the lock for a moment: that one is waited for.
+fn lock_record(paths: &Paths, kexec: bool) -> Result<Option<Lock>> {
+    if kexec {
+        return Lock::wait(&paths.lock(), PATIENCE).map(Some);
+    }
+    Ok(Lock::take(&paths.lock()).ok())
 }
 
 fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<()> {

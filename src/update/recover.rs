@@ -20,8 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When something of it could not be put back.
 pub fn arming(paths: &Paths) -> Result<()> {
-    let Some((_lock, mut record)) = left_behind(paths)? else { return Ok(()) };
     let systemd = Systemd::connect()?;
+    // The shutdown of an armed update kills this unit too: what is to be done from then on is kup-checkpoint.service's,
+    // which must not have to wait for the lock.
+    let early = |state| matches!(state, State::Checking | State::Arming);
+    if systemd.has_job(KEXEC)? && Record::load(&paths.record())?.is_none_or(|r| !early(r.state())) {
+        return Ok(());
+    }
+    let Some((_lock, mut record)) = left_behind(paths)? else { return Ok(()) };
     let reason = "the worker died before the switch";
     match record.state() {
         State::Checking | State::Arming => undo::abort(paths, &systemd, &mut record, reason),
