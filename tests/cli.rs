@@ -135,9 +135,10 @@ fn a_bus_that_goes_away_once_armed_is_the_switch() {
         ending
     });
     let mut kup = bench.command(env!("CARGO_BIN_EXE_kup"));
-    let kup = kup.args(["update", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut kup = kup.args(["update", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let armed = || Record::load(&bench.paths.record()).is_ok_and(|r| r.is_some_and(|r| r.state() == State::Armed));
     while !armed() {
+        assert!(kup.try_wait().unwrap().is_none(), "kup ended before the update was armed");
         std::thread::sleep(Duration::from_millis(20));
     }
     std::thread::sleep(Duration::from_millis(500));

@@ -15,11 +15,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use zbus::Connection;
+use zbus::names::WellKnownName;
 
 pub use args::Cli;
 pub use exit::Exit;
 
-use crate::bus::Error;
+use crate::bus::{Error, NAME};
 use crate::bus::proxy::ManagerProxy;
 use args::Command;
 use output::Output;
@@ -41,8 +42,27 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
+/// Has kupd started, so that a failure of that is told from one of what is asked of it.
+///
+/// dbus-daemon does not learn that a unit could not start, and whoever asks next waits with the first caller for its time
+/// limit; only the second answer is one to this question.
+async fn start_kupd(conn: &Connection) -> Result<(), Error> {
+    let bus = zbus::fdo::DBusProxy::new(conn).await?;
+    let name = || WellKnownName::from_static_str_unchecked(NAME);
+    if bus.name_has_owner(name().into()).await.is_ok_and(|owned| owned) {
+        return Ok(());
+    }
+    let mut answer = bus.start_service_by_name(name(), 0).await;
+    if matches!(answer, Err(zbus::fdo::Error::TimedOut(_))) {
+        answer = bus.start_service_by_name(name(), 0).await;
+    }
+    let why = |e| Error::Failed(format!("kupd cannot be started ({e}); 'systemctl status kupd.service' says more"));
+    answer.map(drop).map_err(why)
+}
+
 async fn run(cli: Cli) -> Result<Exit, Error> {
     let conn = Connection::system().await.map_err(|e| Error::Failed(format!("cannot reach the system bus: {e}")))?;
+    start_kupd(&conn).await?;
     // Nothing is cached: kupd may come and go between two calls.
     let manager = ManagerProxy::builder(&conn).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     let context = Context { conn, manager, out: Output::new(cli.json) };
