@@ -1,1 +1,58 @@
-//! To come.
+//! Where checkpointed memory lives.
+//!
+//! Pages lie in *windows*: 2 MiB of a process's address space, each in a slot of the same size on the [`Medium`]. A page's
+//! place follows from its address ("FOAM": file-offset-based address mapping), so that a later round of an incremental
+//! checkpoint overwrites an earlier one in place, and a restore needs no merge. Windows rather than the address itself,
+//! because ext4 knows no offset of 128 TiB, and because a slot is what a huge page holds.
+
+use std::io;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Bytes of a window and of a slot.
+pub const WINDOW: u64 = 2 << 20;
+
+/// What slots are on. Offsets are in bytes; slot `n` begins at `n * WINDOW`.
+pub trait Medium: Send + Sync {
+    /// Writes all of `data` at `offset`; a write does not cross a slot's end.
+    ///
+    /// # Errors
+    /// As the medium's.
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Fills `data` from `offset`; a read does not cross a slot's end.
+    ///
+    /// # Errors
+    /// As the medium's; also when nothing was ever written there.
+    fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
+
+    /// Returns when what was written will be there after the switch.
+    ///
+    /// # Errors
+    /// As the medium's.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Pages of a process that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Address of the first page in the process.
+    pub start: u64,
+    /// How many; at least one.
+    pub pages: u64,
+    /// May CRIU leave them to the pager?
+    pub lazy: bool,
+}
+
+/// The memory of one process, as the pager gets at it.
+pub trait Memory: Send + Sync {
+    /// What there is, in the order of addresses, without overlap.
+    fn extents(&self) -> &[Extent];
+
+    /// Reads pages that [`Memory::extents`] lists, and compares their checksums. `address` and the length of `data` are
+    /// multiples of [`PAGE`].
+    ///
+    /// # Errors
+    /// When the medium fails, a page is not there, or has changed since it was written.
+    fn read(&self, address: u64, data: &mut [u8]) -> io::Result<()>;
+}
