@@ -59,6 +59,8 @@ pub struct Settings {
     /// `BootTimeoutSec`: how long the new boot may take from its first unit to the end of the assessment before kup goes
     /// back, in seconds. Default 240.
     pub boot_timeout_sec: u64,
+    /// `Encryption`: are images encrypted with a key that goes to the new kernel in memory? Default false.
+    pub encryption: bool,
     /// `KernelArguments`: words that are added to the target kernel's command line, separated by spaces. Default `""`.
     pub kernel_arguments: String,
 }
@@ -76,6 +78,7 @@ impl Default for Settings {
             max_image_mib: None,
             fallback: Fallback::Disk,
             boot_timeout_sec: 240,
+            encryption: false,
             kernel_arguments: String::new(),
         }
     }
@@ -128,6 +131,7 @@ struct Fragment {
     max_image_mib: Option<u64>,
     fallback: Option<Fallback>,
     boot_timeout_sec: Option<u64>,
+    encryption: Option<bool>,
     kernel_arguments: Option<String>,
 }
 
@@ -180,6 +184,7 @@ impl Settings {
         set(&mut self.max_image_mib, from.max_image_mib.map(Some));
         set(&mut self.fallback, from.fallback);
         set(&mut self.boot_timeout_sec, from.boot_timeout_sec);
+        set(&mut self.encryption, from.encryption);
         set(&mut self.kernel_arguments, from.kernel_arguments);
     }
 }
@@ -261,7 +266,10 @@ mod tests {
             ("/etc/kup/kup.toml.d/20.toml", "AddressTimeoutSec = 20\n"),
             ("/etc/kup/kup.toml.d/10.toml", "AddressTimeoutSec = 10\nKernelArguments = \"quiet panic=5\"\n"),
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
-            ("/run/kup/kup.toml", "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\n"),
+            (
+                "/run/kup/kup.toml",
+                "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\nEncryption = true\n",
+            ),
         ]);
         let want = Settings {
             mode: Mode::Automatic,
@@ -275,6 +283,7 @@ mod tests {
             kernel_arguments: "quiet panic=5".into(),
             fallback: Fallback::None,
             boot_timeout_sec: 9,
+            encryption: true,
         };
         assert_eq!(want.ghost_limit_bytes(), 4095 << 20);
         assert_eq!(settings, Ok(want));

@@ -15,6 +15,7 @@
 pub mod boot;
 pub mod bus;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod criu;
 pub mod faults;

@@ -53,14 +53,19 @@ impl Paths {
         self.at("/var/lib/kup/history.jsonl")
     }
 
+    /// What outlives a boot, beside the record; root-only.
+    pub fn state_dir(&self) -> PathBuf {
+        self.at("/var/lib/kup")
+    }
+
     /// Checkpoints of one update; root-only.
     pub fn images(&self, id: &str) -> PathBuf {
-        self.at("/var/lib/kup/images").join(id)
+        self.images_root().join(id)
     }
 
     /// The parent of all updates' images.
     pub fn images_root(&self) -> PathBuf {
-        self.at("/var/lib/kup/images")
+        self.state_dir().join("images")
     }
 
     /// What kupd asks of kup-worker, and what kup-worker answers; root-only, gone at boot.

@@ -1,6 +1,7 @@
 //! Kernels: which are installed, which one is next, what it is told, and how it is loaded.
 
 pub mod cmdline;
+pub mod handover;
 mod installed;
 pub mod kexec;
 pub mod panic;

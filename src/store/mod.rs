@@ -5,6 +5,8 @@
 //! checkpoint overwrites an earlier one in place, and a restore needs no merge. Windows rather than the address itself,
 //! because ext4 knows no offset of 128 TiB, and because a slot is what a huge page holds.
 
+pub mod vault;
+
 use std::io;
 
 /// Bytes of a page.

@@ -2,11 +2,13 @@
 
 pub mod atomic;
 pub mod freezer;
+pub mod hugepage;
 pub mod kexec;
 pub mod mdwe;
 pub mod pidfd;
 pub mod spawn;
 pub mod timerfd;
+pub mod trust;
 pub mod watchdog;
 
 use std::fs::File;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::bless;
 use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
+use super::{ballast, bless, encryption};
 use crate::config::Settings;
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::paths::Paths;
@@ -79,6 +79,7 @@ fn check(
     record: &mut Record,
     may_restart: &dyn Fn(&UnitName) -> bool,
 ) -> Result<()> {
+    ballast::take(&paths.record()).context("there is no room to write down how the update goes")?;
     record.save(&paths.record())?;
     let phase = record.begin("check");
     let report = preflight::run(paths, settings, &[], Some(&record.target.release))?;
@@ -136,6 +137,8 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     let given = [kernel::cmdline::own(&running), extra.clone()].concat();
     let trial = trial::prepare(paths, systemd, settings, record, &given)?;
     extra.extend(trial.iter().map(String::as_str));
+    let secret = if settings.encryption { encryption::prepare(paths, record)? } else { Vec::new() };
+    extra.extend(secret.iter().map(String::as_str));
     let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
     kernel::kexec::load(paths, &record.target, &cmdline)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, trial, undo};
+use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, ballast, encryption, trial, undo};
 use crate::config::Settings;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -72,7 +72,9 @@ pub fn run(paths: &Paths) -> Result<()> {
 /// When one of them fails.
 pub fn finish(paths: &Paths, record: &mut Record) -> Result<()> {
     History::append(&paths.history(), &HistoryLine::from(&*record))?;
+    encryption::end(paths, record)?;
     undo::wipe(&paths.images_root())?;
+    let _ = ballast::throw(&paths.record());
     record.wiped = true;
     Ok(record.save(&paths.record())?)
 }

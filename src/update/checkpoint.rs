@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::lock::{self, Connection, LockSpec};
 use crate::paths::Paths;
-use crate::sys::freezer::Freezer;
+use crate::sys::{freezer::Freezer, trust};
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
 use crate::{boot, criu, faults, inspect};
@@ -164,8 +164,10 @@ fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
 
 fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {
     let images = paths.images(record.id.as_str());
-    // Whatever lies there is nobody's, and may not be root's alone.
-    undo::wipe(&paths.images_root())?;
+    // Whatever lies there is nobody's, and may not be root's alone; where images are encrypted, it is a fresh file system.
+    if record.handover.is_none() {
+        undo::wipe(&paths.images_root())?;
+    }
     let mut builder = DirBuilder::new();
     builder.mode(0o700).recursive(true);
     for unit in units {
@@ -173,6 +175,7 @@ fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<Pat
         builder.create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     builder.create(&images)?;
+    trust::only_ours(&images, &paths.state_dir())?;
     Ok(images)
 }
 

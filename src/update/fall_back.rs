@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::restore_all::end_tasks;
-use super::{Record, TargetKernel};
+use super::{Record, TargetKernel, encryption};
 use crate::config::Settings;
 use crate::kernel;
 use crate::kernel::cmdline::{Direction, Ours};
@@ -47,7 +47,9 @@ fn load_source(paths: &Paths, record: &Record) -> Result<()> {
     let source = source.with_context(|| format!("kernel {} is not installed any more", record.source))?;
     let source = TargetKernel::from(source);
     let settings = Settings::load(paths)?;
-    let extra = kernel::cmdline::split(&settings.kernel_arguments);
+    let secret = encryption::words(record);
+    let mut extra = kernel::cmdline::split(&settings.kernel_arguments);
+    extra.extend(secret.iter().map(String::as_str));
     let running = fs::read_to_string(paths.cmdline())?;
     let words = Ours { direction: Direction::Back, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &source.image, &words)?;

@@ -2,10 +2,12 @@
 
 pub(crate) mod affinity;
 pub mod arm;
+mod ballast;
 pub mod bless;
 mod carry;
 pub mod checkpoint;
 mod dump_unit;
+pub mod encryption;
 pub mod fall_back;
 pub(crate) mod history;
 mod id;

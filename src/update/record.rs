@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId};
+use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId, ballast};
 use crate::kernel::panic::PanicSettings;
 use crate::sys::atomic;
 use crate::unit::{Fallback, UnitName};
@@ -51,6 +51,9 @@ pub struct Record {
     /// Whether its images are gone.
     #[serde(default)]
     pub wiped: bool,
+    /// Physical addresses of the pages that hold the key of encrypted images; none where they are not encrypted.
+    #[serde(default)]
+    pub handover: Option<Vec<u64>>,
     /// Boot id of the boot in which units are restored, once there is one.
     #[serde(default)]
     pub restore_boot: Option<String>,
@@ -225,6 +228,7 @@ impl Record {
             deadman: None,
             panic: None,
             wiped: false,
+            handover: None,
             restore_boot: None,
             pid_floor: 0,
             pin: None,
@@ -305,7 +309,8 @@ impl Record {
     pub fn save(&self, path: &Path) -> Result<(), RecordError> {
         let io = |source| RecordError::Io { path: path.into(), source };
         let text = self.render().map_err(|e| io(e.into()))?;
-        atomic::write(&copy_of(path), &text, 0o600).and_then(|()| atomic::write(path, &text, 0o600)).map_err(io)
+        let write = || atomic::write(&copy_of(path), &text, 0o600).and_then(|()| atomic::write(path, &text, 0o600));
+        ballast::with(path, write).map_err(io)
     }
 
     /// Moves to the state after `event` and writes the record, in this order: a caller that got `Ok` may begin the step.

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 
 use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
-use super::{Event, Lock, Record, State, ThisBoot, UnitState, bless, manifest, trial};
+use super::{Event, Lock, Record, State, ThisBoot, UnitRecord, UnitState, bless, encryption, manifest, trial};
 use crate::config::Settings;
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
+use crate::sys::trust;
 use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
 use crate::{criu, faults, kernel, watchdog};
@@ -36,15 +37,16 @@ pub fn run(paths: &Paths) -> Result<()> {
     begin(paths, &mut record, back)?;
     faults::at("restore.begun")?;
     let systemd = Systemd::connect()?;
+    // A reverse update is a way back as well: there is nowhere else to go.
+    let last_chance = back || record.reverses.is_some();
     start_all(&systemd, &record);
+    unlock_images(paths, &mut record, last_chance)?;
     thread::scope(|scope| {
         scope.spawn(criu::warm);
         verify_images(paths, &mut record);
     });
     wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
     let phase = record.begin("restore");
-    // A reverse update is a way back as well: there is nowhere else to go.
-    let last_chance = back || record.reverses.is_some();
     let resumed = RestoreAll::new(paths, &systemd, &settings, last_chance).run(&mut record)?;
     record.end(phase);
     finish(paths, &systemd, record, resumed)
@@ -115,31 +117,48 @@ fn start_all(systemd: &Systemd, record: &Record) {
     }
 }
 
+/// Encrypted images are made readable. Where they cannot be, the other kernel may still manage to; after that they are as
+/// good as lost.
+fn unlock_images(paths: &Paths, record: &mut Record, last_chance: bool) -> Result<()> {
+    let Err(e) = encryption::unlock(paths, record) else { return Ok(()) };
+    if !last_chance {
+        record.reason = Some(format!("{e:#}"));
+        record.save(&paths.record())?;
+        return Err(e);
+    }
+    let units: Vec<UnitName> = record.units.keys().cloned().collect();
+    for name in units {
+        lose(record, &name, format!("{e:#}"));
+    }
+    Ok(())
+}
+
 /// A unit whose image is damaged has lost its memory, here and everywhere.
 fn verify_images(paths: &Paths, record: &mut Record) {
     let phase = record.begin("verify");
-    let images = paths.images(record.id.as_str());
+    let (images, top) = (paths.images(record.id.as_str()), paths.state_dir());
+    let verify = |name: &UnitName, unit: &UnitRecord| {
+        let image = images.join(name.as_str());
+        trust::only_ours(&image, &top).context("its image is not to be trusted")?;
+        manifest::verify(&image, unit.manifest.as_deref().context("its image was never sealed")?)
+    };
     let damaged: Vec<(UnitName, String)> = thread::scope(|scope| {
         let units = record.units.iter().filter(|(_, u)| u.state.may_resume());
-        let threads: Vec<_> = units
-            .map(|(name, unit)| {
-                let images = images.join(name.as_str());
-                scope.spawn(move || {
-                    let digest = unit.manifest.as_deref().context("its image was never sealed");
-                    let verdict = digest.and_then(|digest| manifest::verify(&images, digest));
-                    verdict.err().map(|e| (name.clone(), format!("{e:#}")))
-                })
-            })
-            .collect();
-        threads.into_iter().filter_map(|t| t.join().ok().flatten()).collect()
+        let threads: Vec<_> = units.map(|(name, unit)| (name, scope.spawn(move || verify(name, unit)))).collect();
+        let verdicts = threads.into_iter().filter_map(|(name, thread)| Some((name, thread.join().ok()?.err()?)));
+        verdicts.map(|(name, e)| (name.clone(), format!("{e:#}"))).collect()
     });
     for (name, reason) in damaged {
-        tracing::error!("{name} starts cold: {reason}");
-        if let Some(unit) = record.units.get_mut(&name) {
-            unit.state = UnitState::Cold { reason };
-        }
+        lose(record, &name, reason);
     }
     record.end(phase);
+}
+
+fn lose(record: &mut Record, name: &UnitName, reason: String) {
+    if let Some(unit) = record.units.get_mut(name).filter(|unit| unit.state.may_resume()) {
+        tracing::error!("{name} starts cold: {reason}");
+        unit.state = UnitState::Cold { reason };
+    }
 }
 
 /// TCP sockets can be restored once their own address is there, and connections once their peer can be reached.

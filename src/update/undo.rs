@@ -43,17 +43,22 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
     if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("{}", failures.join("; "))) }
 }
 
-/// Which kernel that the update needs was removed, as a reason to give it up. apt's autoremove spares the running kernel,
-/// but whoever removes it by name is free to do so.
+/// Which kernel, or initrd, that the update needs was removed, as a reason to give it up. apt's autoremove spares the
+/// running kernel, but whoever removes it by name is free to do so.
 ///
 /// # Errors
 /// When /boot cannot be read.
 pub fn lost_kernel(paths: &Paths, record: &Record) -> Result<Option<String>> {
     let installed = kernel::discover(paths)?;
-    let gone = |release: &str| !installed.iter().any(|k| k.release == release);
-    let lost = [(&record.source, "the way back"), (&record.target.release, "the target")];
-    let lost = lost.into_iter().find(|(release, _)| gone(release));
-    Ok(lost.map(|(release, what)| format!("kernel {release}, {what}, was removed")))
+    let lost = |release: &str| match installed.iter().find(|k| k.release == release) {
+        None => Some("was removed"),
+        // Whoever boots one kernel through an initrd boots the other one so, too.
+        Some(k) if k.initrd.is_none() && record.target.initrd.is_some() => Some("has lost its initrd"),
+        Some(_) => None,
+    };
+    let needed = [(&record.source, "the way back"), (&record.target.release, "the target")];
+    let reason = |(release, what): (&String, &str)| Some(format!("kernel {release}, {what}, {}", lost(release)?));
+    Ok(needed.into_iter().find_map(reason))
 }
 
 /// Takes the record's pin away; a record without one is of an update that had not come to that.
@@ -77,6 +82,19 @@ fn release_checkpoint_unit(systemd: &Systemd) -> Result<()> {
 /// When something stays.
 pub fn wipe(images: &Path) -> Result<()> {
     remove_dir(images)
+}
+
+/// Removes what is in `dir`; it may be a mount point.
+///
+/// # Errors
+/// When something stays.
+pub fn empty(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let (path, kind) = entry.and_then(|e| Ok((e.path(), e.file_type()?)))?;
+        let removed = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod boot;
 mod criu;
+mod encryption;
 mod kexec;
 mod packages;
 mod space;
@@ -29,6 +30,9 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, space: u64
     report.machine.extend(boot::ask(paths));
     report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
     report.machine.extend(space::ask(paths, settings, space));
+    if settings.encryption {
+        report.machine.extend(encryption::ask(paths));
+    }
     report.machine.extend(system::ask(paths));
     report.machine.extend(packages::ask(paths));
     report.target = target;

@@ -1,7 +1,7 @@
 //! Is there room for the images?
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
@@ -11,6 +11,7 @@ use nix::sys::statvfs::statvfs;
 use crate::config::Settings;
 use crate::paths::Paths;
 use crate::preflight::Finding;
+use crate::sys::trust;
 
 /// What CRIU writes beside memory pages, for all units together, and room for the record and the history.
 const MARGIN: u64 = 64 << 20;
@@ -25,8 +26,9 @@ pub fn ask(paths: &Paths, settings: &Settings, needed: u64) -> Vec<Finding> {
     match statvfs(dir) {
         Ok(fs) => {
             let mut found = judge(dir, needed, fs.blocks_available() * fs.fragment_size(), settings.max_image_mib);
+            found.extend(trust::only_ours(dir, &paths.state_dir()).err().map(|e| not_ours(&e)));
             if found.is_empty() && needed > 0 {
-                found.extend(speed(dir).ok().map(|speed| cost(needed, speed)));
+                found.push(speed(dir).map_or_else(|e| unwritable(dir, &e), |speed| cost(needed, speed)));
             }
             found
         }
@@ -53,6 +55,15 @@ fn judge(dir: &Path, needed: u64, free: u64, most_mib: Option<u64>) -> Vec<Findi
     found
 }
 
+fn unwritable(dir: &Path, e: &io::Error) -> Finding {
+    let message = format!("nothing can be written to {}, where the images go: {e}", dir.display());
+    Finding::blocker("space.unwritable", message).fix("see 'journalctl -k' for the disk's trouble")
+}
+
+fn not_ours(e: &io::Error) -> Finding {
+    Finding::blocker("space.not-private", format!("images hold secrets, and {e}"))
+}
+
 /// What the way back costs: the images have to be on disk before the switch.
 fn cost(needed: u64, speed: u64) -> Finding {
     let (mib, seconds) = (needed.div_ceil(1 << 20), needed as f64 / speed.max(1) as f64);
@@ -64,7 +75,7 @@ fn cost(needed: u64, speed: u64) -> Finding {
 }
 
 /// Bytes that reach the disk in a second, by a small sample.
-fn speed(dir: &Path) -> std::io::Result<u64> {
+fn speed(dir: &Path) -> io::Result<u64> {
     let mut sample = Vec::new();
     File::open("/dev/urandom")?.take(SAMPLE).read_to_end(&mut sample)?;
     let path = dir.join(".kup-sample");

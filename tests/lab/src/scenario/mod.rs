@@ -16,6 +16,7 @@ mod restore_failure;
 mod resume_once;
 mod security;
 pub mod soak;
+mod storage;
 mod systemd_boot;
 mod thrice;
 mod turncoat;
@@ -65,11 +66,13 @@ pub const ALL: &[Scenario] = &[
     fallback::HANG_PID1,
     fallback::STUCK,
     fallback::POWER_CUT,
+    fallback::SYSTEMD_BOOT_PANIC,
     fallback::HEALTH,
     fallback::NO_LOOP,
     resume_once::SCENARIO,
     concurrent::SCENARIO,
     security::SCENARIO,
+    storage::SCENARIO,
     soak::SCENARIO,
     faults::SCENARIOS[0],
     faults::SCENARIOS[1],

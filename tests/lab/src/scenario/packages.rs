@@ -14,7 +14,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "packages",
     about: "a kernel package is installed, configured and removed with kup broken, masked or half removed",
     from: READY,
-    all_only: true,
+    all_only: false,
     run,
 };
 

@@ -14,7 +14,7 @@ use super::afterwards::expect_nothing_left_but_the_pin;
 use super::update::{Clients, Observed, expect_same, fill, observe, verify};
 use crate::client::memcached::Keys;
 use crate::guest::{self, Service};
-use crate::ready::STAGED;
+use crate::ready::{self, STAGED, SYSTEMD_BOOT};
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
@@ -65,6 +65,22 @@ pub const POWER_CUT: Scenario = scenario(
     "the power is cut while the new kernel boots: the old kernel restores from disk",
     |ctx| run(ctx, Trouble::PowerCut),
 );
+
+/// The same with the other boot loader.
+pub const SYSTEMD_BOOT_PANIC: Scenario = Scenario {
+    from: SYSTEMD_BOOT,
+    ..scenario(
+        "fallback-systemd-boot",
+        "the new kernel panics on a machine with UEFI and systemd-boot, with boot counting",
+        |ctx| {
+            // So that the new kernel's entry begins with three tries.
+            ctx.vm.ssh("echo 3 >/etc/kernel/tries")?;
+            ready::mark(&ctx.vm)?;
+            ctx.install_new_kernel()?;
+            run(ctx, Trouble::Panic)
+        },
+    )
+};
 
 fn run(ctx: &mut Ctx, trouble: Trouble) -> Result<()> {
     let start = Start::new(ctx)?;

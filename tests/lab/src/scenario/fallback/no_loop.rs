@@ -20,7 +20,7 @@ pub const SCENARIO: Scenario = scenario(
 );
 
 /// CRIU is gone from the moment of the switch on, whichever kernel boots.
-const NO_CRIU: &str = "[Unit]\nDefaultDependencies=no\nBefore=kup-restore.service\nAfter=systemd-remount-fs.service\n\
+const NO_CRIU: &str = "[Unit]\nDefaultDependencies=no\nBefore=kup-restore.service\nAfter=systemd-remount-fs.service\nConditionPathExists=/usr/sbin/criu\n\
     [Service]\nType=oneshot\nExecStart=/bin/mv /usr/sbin/criu /usr/sbin/criu.away\n\
     [Install]\nWantedBy=sysinit.target\n";
 
