@@ -7,6 +7,7 @@ mod boot;
 mod concurrent;
 mod confinement;
 mod dbus;
+mod encryption;
 mod fallback;
 mod faults;
 mod package;
@@ -73,6 +74,7 @@ pub const ALL: &[Scenario] = &[
     concurrent::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
+    encryption::SCENARIO,
     soak::SCENARIO,
     faults::SCENARIOS[0],
     faults::SCENARIOS[1],

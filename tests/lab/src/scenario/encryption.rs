@@ -1,0 +1,119 @@
+//! Encrypted images: readable for the update's own kernels alone, there and back, and for nobody who has the disk.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Scenario;
+use super::afterwards::expect_no_leftovers;
+use super::fallback::{Start, Trouble};
+use super::update::{Clients, expect_same, fill, observe, verify};
+use crate::client::memcached::Keys;
+use crate::guest;
+use crate::ready::{STAGED, UNITS};
+use crate::runner::context::Ctx;
+use crate::vm::BOOT_LIMIT;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "encryption",
+    about: "encrypted images: a way there, a way back by kexec, and a power cut that costs the services their state",
+    from: STAGED,
+    all_only: true,
+    run,
+};
+
+const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
+const SETTINGS: &str = "Encryption = true\n";
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    ctx.step("without cryptsetup it is refused");
+    ctx.vm.put_bytes(SETTINGS.as_bytes(), "/etc/kup/kup.toml")?;
+    let out = ctx.vm.try_ssh("kup check", Duration::from_secs(120))?;
+    ensure!(out.code == 3 && out.stdout.contains("encryption.tools"), "kup check ({}): {}", out.code, out.stdout);
+    ctx.vm.ssh("apt-get -q update && apt-get -q install -y --no-install-recommends cryptsetup-bin")?;
+    let check = ctx.vm.ssh("kup check")?;
+    ensure!(check.contains("encryption.reset"), "kup check does not tell what a reset means: {check}");
+    given_up(ctx)?;
+    back(ctx)?;
+    there(ctx)?;
+    power_cut(ctx)
+}
+
+/// An armed update has a key in memory; `kup abort` takes it away.
+fn given_up(ctx: &mut Ctx) -> Result<()> {
+    ctx.step("armed, and given up");
+    ctx.vm.ssh("kup update --yes --stage-only")?;
+    let armed = ctx.vm.ssh("findmnt -no SOURCE /var/lib/kup/images; ls /var/lib/kup; cat /proc/sys/vm/nr_hugepages")?;
+    ensure!(armed.contains("/dev/mapper/kup-") && armed.contains(".crypt"), "the images are not encrypted: {armed}");
+    ctx.vm.ssh("kup abort")?;
+    expect_nothing_secret(ctx)
+}
+
+fn there(ctx: &mut Ctx) -> Result<()> {
+    let services = fill(ctx, KEYS)?;
+    let before = observe(ctx)?;
+    let clients = Clients::connect(ctx, KEYS)?;
+    let record = guest::update(ctx, "")?;
+    guest::expect_done(&record, &UNITS)?;
+    let new = ctx.about().new_kernel.clone();
+    ctx.expect_kernel(&new)?;
+    clients.finish(ctx)?;
+    expect_same(ctx, &services, &before)?;
+    verify(ctx, KEYS)?;
+    expect_nothing_secret(ctx)
+}
+
+/// A restore that gets stuck: the key goes back with the kexec.
+fn back(ctx: &mut Ctx) -> Result<()> {
+    let start = Start::new(ctx)?;
+    Trouble::StuckRestore.prepare(ctx)?;
+    ctx.vm.ssh(&format!("echo '{}' >>/etc/kup/kup.toml", SETTINGS.trim()))?;
+    ctx.step("kup update");
+    let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    Trouble::StuckRestore.happens(ctx)?;
+    start.expect_back(ctx)?;
+    expect_nothing_secret(ctx)?;
+    ctx.vm.ssh(
+        "systemctl disable lab-stuck.service && rm /etc/systemd/system/lab-stuck.service && systemctl daemon-reload",
+    )?;
+    ctx.vm.put_bytes(SETTINGS.as_bytes(), "/etc/kup/kup.toml").map(drop)
+}
+
+/// The disk alone does not give anything away: not even to the machine that it belongs to.
+fn power_cut(ctx: &mut Ctx) -> Result<()> {
+    let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
+    fill(ctx, KEYS)?;
+    let boot = ctx.vm.boot_id()?;
+    let console = ctx.vm.serial_log().len();
+    ctx.vm.put_bytes(format!("{SETTINGS}KernelArguments = \"loglevel=7\"\n").as_bytes(), "/etc/kup/kup.toml")?;
+    ctx.step("back to the old kernel, and a power cut on the way");
+    let _ = ctx.vm.try_ssh(&format!("kup update --yes --target {old}"), Duration::from_secs(300));
+    ctx.eventually(Duration::from_secs(300), |ctx| {
+        let begun = ctx.vm.serial_log()[console..].contains(&format!("Linux version {old}"));
+        ensure!(begun, "the console does not show the beginning of kernel {old}");
+        Ok(())
+    })?;
+    ctx.vm.power_cut()?;
+    ctx.vm.wait_new_boot(&boot, BOOT_LIMIT)?;
+    let record = guest::wait_ended(ctx, BOOT_LIMIT)?;
+    ctx.expect_kernel(&new)?;
+    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    for unit in UNITS {
+        let why = record["units"][unit]["state"]["cold"]["reason"].as_str().unwrap_or_default();
+        ensure!(why.contains("the key of its image is gone"), "{unit} is {}", record["units"][unit]["state"]);
+        ensure!(guest::service(&ctx.vm, unit)?.active == "active", "{unit} does not run");
+    }
+    expect_nothing_secret(ctx)
+}
+
+fn expect_nothing_secret(ctx: &mut Ctx) -> Result<()> {
+    ctx.eventually(Duration::from_secs(60), |ctx| {
+        let left = ctx.vm.ssh(
+            "ls -d /var/lib/kup/*.crypt /var/lib/kup/*.cred /dev/mapper/kup-* /run/kup/handover/* 2>/dev/null; \
+             findmnt -n /var/lib/kup/images; grep -v '^0$' /proc/sys/vm/nr_hugepages; true",
+        )?;
+        ensure!(left.trim().is_empty(), "left behind: {left}");
+        Ok(())
+    })
+}
