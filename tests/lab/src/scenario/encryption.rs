@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::Scenario;
-use super::afterwards::expect_no_leftovers;
 use super::fallback::{Start, Trouble};
 use super::update::{Clients, expect_same, fill, observe, verify};
 use crate::client::memcached::Keys;

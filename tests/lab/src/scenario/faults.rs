@@ -37,6 +37,15 @@ const UNITS: [&str; 2] = ["memcached.service", "redis-server.service"];
 const SET_UP: &str = "faults";
 /// How long a cell may take: an update, a reset, a boot, and on a machine that is busy.
 const LIMIT: Duration = Duration::from_secs(900);
+/// The steps at which there is an image that is still to be used.
+const IMAGED: [&str; 6] = [
+    "checkpoint.imaged",
+    "checkpoint.committed",
+    "checkpoint.ended",
+    "netlock.begun",
+    "restore.begun",
+    "restore.frozen",
+];
 /// kup's units that a fault can happen in.
 const WORKERS: [&str; 7] =
     ["kup-update", "kup-checkpoint", "kup-netlock", "kup-restore", "kup-assess", "kup-bless", "kup-settle"];
@@ -59,6 +68,10 @@ fn table(ctx: &mut Ctx, fault: &str) -> Result<()> {
     ctx.vm.savevm(SET_UP)?;
     let mut wrong = Vec::new();
     for (n, step) in STEPS.iter().enumerate() {
+        if fault == "image" && !IMAGED.contains(step) {
+            println!("   {fault:>7} at {step:<22} cannot be: there is no image that would still be used");
+            continue;
+        }
         if n > 0 {
             ctx.vm.loadvm(SET_UP)?;
         }
