@@ -10,6 +10,7 @@ mod dbus;
 mod encryption;
 mod fallback;
 mod faults;
+mod killed;
 mod package;
 mod packages;
 mod refuse;
@@ -74,6 +75,7 @@ pub const ALL: &[Scenario] = &[
     concurrent::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
+    killed::SCENARIO,
     encryption::SCENARIO,
     soak::SCENARIO,
     faults::SCENARIOS[0],
