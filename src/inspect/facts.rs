@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Fd, FdKind, Mapping, Namespace, Process, UnitProcs, UnixKind, UnixSocket, copies};
 
@@ -191,6 +191,14 @@ impl UnitProcs {
             });
         }
         found.into_values().collect()
+    }
+
+    /// Files of POSIX shared memory (shm_overview(7)) that it maps or has open, by their names.
+    pub fn posix_shared_memory(&self) -> BTreeSet<PathBuf> {
+        let open = self.fds().filter(|(_, f)| !f.is_deleted() && !matches!(f.kind, FdKind::Directory { .. }));
+        let open = open.filter_map(|(_, f)| f.path());
+        let mapped = self.mappings().filter(|(_, m)| m.is_file() && !m.deleted).map(|(_, m)| Path::new(&m.name));
+        open.chain(mapped).filter(|path| path.starts_with("/dev/shm")).map(PathBuf::from).collect()
     }
 
     /// Files and directories that have lost their name; see [`DeletedFile`].

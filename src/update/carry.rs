@@ -1,4 +1,5 @@
-//! Content of volatile directories (RuntimeDirectory=, the private /tmp, a pid file) carried over the switch.
+//! Content of volatile directories (RuntimeDirectory=, the private /tmp, a pid file) and of shared memory with a name, carried
+//! over the switch.
 //!
 //! GNU tar does it: it keeps owners, modes, times, ACLs and extended attributes, and is on every machine.
 
@@ -9,15 +10,14 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::Carried;
-use crate::systemd::Volatile;
 
-/// Archives what of `volatile` exists, as the process `pid` sees it, into `images`.
+/// Archives what of `paths` exists, as the process `pid` sees it, into `images`.
 ///
 /// # Errors
 /// When tar fails; a path that does not exist is nothing to carry.
-pub fn pack(volatile: &Volatile, pid: i32, images: &Path) -> Result<Vec<Carried>> {
+pub fn pack(paths: impl IntoIterator<Item = String>, pid: i32, images: &Path) -> Result<Vec<Carried>> {
     let mut carried = Vec::new();
-    for path in volatile.paths() {
+    for path in paths {
         let inside = Path::new(&format!("/proc/{pid}/root")).join(path.trim_start_matches('/'));
         let Ok(meta) = fs::metadata(&inside) else { continue };
         let archive = format!("carried-{}.tar", carried.len());

@@ -1,9 +1,10 @@
 //! Checkpointing one unit: what CRIU does, and beside it what CRIU cannot do.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -54,10 +55,13 @@ impl Plan {
         // Asked before CRIU traces it: only one can.
         let mdwe = sys::mdwe::get(self.status.main_pid).context("cannot ask whether it denies write-and-execute")?;
         let record = std::cell::RefCell::new(None);
+        let shared = std::cell::RefCell::default();
         let mut trouble = None;
         let result = dump.run(
             || {
-                let found = UnitRecord { mdwe, ..self.look(&namespaces, images)? };
+                let procs = inspect::unit(&self.unit)?;
+                let found = UnitRecord { mdwe, ..self.look(&procs, &namespaces, images)? };
+                *shared.borrow_mut() = procs.posix_shared_memory();
                 let externals = Externals {
                     files: found.files.iter().map(|f| f.key.clone()).collect(),
                     streams: found.streams.clone(),
@@ -67,7 +71,7 @@ impl Plan {
             },
             || {
                 let Some(mut found) = record.borrow_mut().take() else { return false };
-                match self.finish(&mut found, images) {
+                match self.finish(&mut found, &shared.borrow(), images) {
                     Ok(()) => complete(found),
                     Err(e) => {
                         trouble = Some(e);
@@ -84,21 +88,22 @@ impl Plan {
 
     /// Adds to CRIU's image what CRIU does not dump, and seals it. Whatever becomes of CRIU from here on, the tasks stand
     /// still until somebody thaws them.
-    fn finish(&self, found: &mut UnitRecord, images: &Path) -> Result<()> {
+    fn finish(&self, found: &mut UnitRecord, shared: &BTreeSet<PathBuf>, images: &Path) -> Result<()> {
         Freezer::of(&self.status.cgroup).freeze().context("its control group cannot be frozen")?;
-        found.carried = carry::pack(&self.volatile, self.status.main_pid, images)?;
+        let shared = shared.iter().map(|path| path.to_string_lossy().into_owned());
+        let paths = self.volatile.paths().into_iter().chain(shared);
+        found.carried = carry::pack(paths, self.status.main_pid, images)?;
         found.manifest = Some(manifest::write(images)?);
         Ok(())
     }
 
     /// Looks at the frozen unit.
-    fn look(&self, namespaces: &[String], images: &Path) -> Result<UnitRecord> {
-        let procs = inspect::unit(&self.unit)?;
+    fn look(&self, procs: &UnitProcs, namespaces: &[String], images: &Path) -> Result<UnitRecord> {
         let ids = procs.processes.iter().flat_map(|p| p.threads.iter().chain([&p.pid, &p.sid, &p.pgid]));
         if let Some(high) = ids.copied().find(|id| *id > self.pid_floor as i32) {
             bail!("its process {high} began after the update was armed; try the update again");
         }
-        let files = self.external_files(&procs, images)?;
+        let files = self.external_files(procs, images)?;
         Ok(UnitRecord {
             state: UnitState::Running,
             main_pid: self.status.main_pid,
@@ -106,12 +111,12 @@ impl Plan {
             pids: procs.pids(),
             namespaces: namespaces.to_vec(),
             streams: procs.journal_streams(),
-            outdated: outdated(&procs),
+            outdated: outdated(procs),
             files,
             carried: Vec::new(),
             mdwe: false,
             cpus: procs.processes.iter().flat_map(|p| p.cpus.clone()).collect(),
-            timers: timers::expired(&procs),
+            timers: timers::expired(procs),
             manifest: None,
             fallback: self.fallback,
         })

@@ -76,6 +76,7 @@ fn is_carried(view: &View, path: &Path) -> bool {
         || (service.bool("PrivateTmp") && (path.starts_with("/tmp") || path.starts_with("/var/tmp")))
         || (path == Path::new(service.get("PIDFile")))
         || below_run(&format!("credentials/{}", view.name()))
+        || view.procs.posix_shared_memory().contains(path)
 }
 
 fn is_made_at_boot(view: &View, mount: &Mount, path: &Path) -> bool {
@@ -127,6 +128,8 @@ mod tests {
         unit.main().cwd = "/run/gone".into();
         assert_eq!(unit.ids(ask), LOST);
         let file = Some(FileId { mnt_id: RUN, ..FileId::default() });
+        let map = Mapping { name: "/dev/shm/a".into(), file: file.clone(), ..Mapping::default() };
+        assert!(Unit::new().map(map).ids(ask).is_empty());
         let map = Mapping { name: "/run/shm".into(), file, ..Mapping::default() };
         assert_eq!(Unit::new().map(map.clone()).ids(ask), LOST);
         assert!(Unit::new().map(Mapping { name: "/memfd:x".into(), deleted: true, ..map }).ids(ask).is_empty());

@@ -52,10 +52,10 @@ for deb in "$root$repo-libs"/*.deb; do
 done
 scan "$root$repo-libs"
 
-# Servers of other kinds, for scenarios that install them.
+# Servers of other kinds, and a tool, for scenarios that install them.
 mkdir -p "$root$repo-more/partial"
 in_root apt-get -q install -y --no-install-recommends --download-only -o "Dir::Cache::archives=$repo-more" \
-    haproxy postgresql
+    haproxy postgresql cryptsetup-bin
 rm -rf "$root$repo-more/partial" "$root$repo-more/lock"
 scan "$root$repo-more"
 

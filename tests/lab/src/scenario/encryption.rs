@@ -30,6 +30,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.put_bytes(SETTINGS.as_bytes(), "/etc/kup/kup.toml")?;
     let out = ctx.vm.try_ssh("kup check", Duration::from_secs(120))?;
     ensure!(out.code == 3 && out.stdout.contains("encryption.tools"), "kup check ({}): {}", out.code, out.stdout);
+    ctx.vm.put_bytes(b"deb [trusted=yes] file:/srv/kup-lab/repo-more ./\n", "/etc/apt/sources.list.d/more.list")?;
     ctx.vm.ssh("apt-get -q update && apt-get -q install -y --no-install-recommends cryptsetup-bin")?;
     let check = ctx.vm.ssh("kup check")?;
     ensure!(check.contains("encryption.reset"), "kup check does not tell what a reset means: {check}");

@@ -139,7 +139,10 @@ fn try_out(ctx: &mut Ctx, trouble: Trouble) -> Result<()> {
 /// An update whose units run on the new kernel and whose end does not come; gives that boot.
 fn resume(ctx: &mut Ctx) -> Result<String> {
     let boot = ctx.vm.boot_id()?;
-    let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    // The shutdown may cut the connection before kup has ended.
+    if let Ok(out) = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300)) {
+        ensure!(![1, 3, 6].contains(&out.code), "kup update ({}): {}{}", out.code, out.stdout, out.stderr);
+    }
     ctx.vm.wait_new_boot(&boot, BOOT_LIMIT)?;
     ctx.eventually(BOOT_LIMIT, |ctx| {
         let state = guest::state(&ctx.vm)?;
