@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -18,11 +17,12 @@ use kup::sys::spawn::Place;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, setsid};
+use nix::unistd::Pid;
 
 /// Memory of its own (of both kinds that may come late: heap and mappings), memory that is shared, and then sleep.
 const SUBJECT: &str = "
-import mmap, random, time
+import mmap, os, random, time
+os.setsid()
 random.seed(7)
 own = [random.randbytes(size) for size in (5 << 20, 300 << 10, 4096)]
 shared = mmap.mmap(-1, 3 << 20)
@@ -101,11 +101,6 @@ fn start(dir: &Path) -> Child {
     // The kernel writes into rseq's area whenever it moves the task to another CPU.
     python.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
     python.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: setsid(2) may be called between fork and exec.
-    #[allow(unsafe_code)]
-    unsafe {
-        python.pre_exec(|| Ok(setsid().map(drop)?));
-    }
     let child = python.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while !dir.join("ready").exists() {

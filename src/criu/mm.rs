@@ -65,3 +65,32 @@ pub fn lazy(images: &Path, pid: i32) -> Result<Vec<Range<u64>>, ImageError> {
     }
     Ok(ranges)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criu::image;
+
+    #[test]
+    fn what_criu_hands_over() {
+        let heap = Mapping { start: 0x1000, end: 0x3000, flags: (MAP_PRIVATE | MAP_ANONYMOUS) as u32, status: 0x201 };
+        let at = |start: u64, mapping: Mapping| Mapping { start, end: start + 0x1000, ..mapping };
+        let flagged = |flag: i32| Mapping { flags: heap.flags | flag as u32, ..heap };
+        let mappings = vec![
+            heap,
+            at(0x3000, heap),
+            at(0x4000, flagged(MAP_LOCKED)),
+            at(0x5000, heap),
+            at(0x6000, flagged(MAP_HUGETLB)),
+            at(0x7000, Mapping { flags: MAP_PRIVATE as u32, ..heap }),
+            at(0x8000, Mapping { status: 1 << 12, ..heap }),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = Vec::new();
+        image::head(&mut bytes, MAGIC).unwrap();
+        image::message(&mut bytes, &Mm { mappings }).unwrap();
+        std::fs::write(dir.path().join("mm-712.img"), bytes).unwrap();
+        assert_eq!(lazy(dir.path(), 712).unwrap(), [0x1000..0x4000, 0x5000..0x6000]);
+        assert!(lazy(dir.path(), 713).is_err());
+    }
+}

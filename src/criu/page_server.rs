@@ -133,3 +133,7 @@ fn torn(e: io::Error) -> PageError {
         _ => PageError::Io(e),
     }
 }
+
+#[cfg(test)]
+#[path = "page_server_tests.rs"]
+mod tests;

@@ -199,3 +199,44 @@ pub fn read(images: &Path, owner: Owner, foam: &mut Foam) -> Result<PathBuf, Imp
     }
     Ok(pages)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_what_every_criu_can_count() {
+        let extent = Extent { start: 0x7f00_0000_0000, pages: MAX_ENTRY * 2 + 5, lazy: true };
+        let cut: Vec<_> = entries(&extent).map(|e| (e.start - extent.start, e.pages)).collect();
+        let bytes = MAX_ENTRY * PAGE;
+        assert_eq!(cut, [(0, MAX_ENTRY), (bytes, MAX_ENTRY), (2 * bytes, 5)]);
+        assert!(u32::try_from(bytes).is_ok());
+    }
+
+    /// Entries of CRIUs of all times.
+    #[test]
+    fn entries_of_every_criu_are_read() {
+        let old = Entry { compat_count: 3, flag_bits: Some(PRESENT | LAZY), ..Entry::default() };
+        let new = Entry { compat_count: 0, count: Some(3), ..old };
+        let older = Entry { flag_bits: None, ..old };
+        let oldest = Entry { in_parent: Some(true), ..older };
+        assert_eq!([old, new, older, oldest].map(|e| e.pages()), [3; 4]);
+        assert_eq!([old, new, older, oldest].map(|e| e.flags()), [6, 6, PRESENT, PARENT]);
+    }
+
+    #[test]
+    fn names_tell_whose_memory_it_is() {
+        let cases = [
+            ("pagemap-712.img", Some(Owner::Process(712))),
+            ("pagemap-shmem-18446744073709551615.img", Some(Owner::Shared(u64::MAX))),
+            ("pagemap-0.img", None),
+            ("pagemap--1.img", None),
+            ("pages-1.img", None),
+            ("pagemap-x.img", None),
+        ];
+        for (name, owner) in cases {
+            assert_eq!(super::owner(name), owner, "{name}");
+            assert!(owner.is_none_or(|owner| map_name(owner) == name));
+        }
+    }
+}

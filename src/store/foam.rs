@@ -96,9 +96,11 @@ impl Foam {
     /// # Errors
     /// [`FoamError`].
     pub fn write(&mut self, owner: Owner, address: u64, data: &[u8], lazy: bool) -> Result<(), FoamError> {
+        // What is shared, CRIU brings back itself.
+        let lazy = lazy && matches!(owner, Owner::Process(_));
         let mut rest = data;
         for piece in range(owner, address, data.len() as u64 / PAGE)? {
-            let (data, behind) = rest.split_at(piece.len());
+            let (data, behind) = rest.split_at(piece.bytes());
             rest = behind;
             let window = self.window(owner, piece.window)?;
             for (page, data) in piece.pages.clone().zip(data.chunks_exact(PAGE as usize)) {
@@ -151,10 +153,13 @@ impl Foam {
         }
     }
 
-    /// Leaves to the pager only what lies in `ranges` of the process `pid`'s addresses. A page that is kept has the mark
+    /// Leaves to the pager only what lies in `ranges`, in order, of the process `pid`'s addresses. A page that is kept has the mark
     /// of the round that wrote it; its mapping may have been locked since, and nobody would fetch it.
     pub fn restrict_lazy(&mut self, pid: i32, ranges: &[Range<u64>]) {
-        let covered = |from: u64, to: u64| ranges.iter().any(|r| r.start <= from && to <= r.end);
+        let covered = |from: u64, to: u64| {
+            let range = ranges.get(ranges.partition_point(|r| r.end <= from));
+            range.is_some_and(|r| r.start <= from && to <= r.end)
+        };
         for (number, window) in self.earlier.get_mut(&Owner::Process(pid)).into_iter().flatten() {
             let begin = number * WINDOW;
             if covered(begin, begin + WINDOW) {
@@ -190,8 +195,12 @@ impl Foam {
 /// Cuts a range into windows' pieces, once it is sure that it is one.
 fn range(owner: Owner, address: u64, pages: u64) -> Result<impl Iterator<Item = Piece>, FoamError> {
     let end = pages.checked_mul(PAGE).and_then(|length| address.checked_add(length));
-    match end.is_some_and(|end| end <= END) && address % PAGE == 0 {
+    match end.is_some_and(|end| end <= END) && address.is_multiple_of(PAGE) {
         true => Ok(pieces(address, pages)),
         false => Err(FoamError::Range(owner, address, pages)),
     }
 }
+
+#[cfg(test)]
+#[path = "foam_tests.rs"]
+pub(crate) mod tests;

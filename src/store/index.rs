@@ -18,6 +18,8 @@ use super::window::{Set, Window};
 
 /// Format and version.
 const MAGIC: u64 = u64::from_le_bytes(*b"kupFOAM1");
+/// Bytes before those that the digest covers.
+const HEAD: usize = 24;
 /// Addresses, and offsets on a medium, end here: more than any of today's machines has, and no sum runs over.
 pub const END: u64 = 1 << 57;
 
@@ -63,8 +65,8 @@ pub enum IndexError {
 impl Index {
     /// Writes one of what `owners` have, who are in order.
     pub fn encode<'a>(owners: impl ExactSizeIterator<Item = (Owner, &'a Windows)>) -> Vec<u8> {
-        let mut body = Vec::new();
-        let mut put = |word: u64| body.extend_from_slice(&word.to_le_bytes());
+        let mut bytes = vec![0; HEAD];
+        let mut put = |word: u64| bytes.extend_from_slice(&word.to_le_bytes());
         put(owners.len() as u64);
         for (owner, windows) in owners {
             let (kind, id) = match owner {
@@ -78,7 +80,10 @@ impl Index {
                 window.pages.iter().for_each(|page| put(window.sums[page]));
             }
         }
-        [&MAGIC.to_le_bytes()[..], &xxh3_128(&body).to_le_bytes(), &body].concat()
+        let digest = xxh3_128(&bytes[HEAD..]);
+        bytes[..8].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[8..HEAD].copy_from_slice(&digest.to_le_bytes());
+        bytes
     }
 
     /// Reads one.
@@ -94,35 +99,38 @@ impl Index {
         if xxh3_128(body) != u128::from_le_bytes(*digest) {
             return Err(IndexError::Damaged);
         }
-        Self::body(body)
+        self::body(body)
     }
+}
 
-    /// Reads what the digest covers. Room is taken only for what is there.
-    pub(crate) fn body(mut bytes: &[u8]) -> Result<Self, IndexError> {
-        let (mut owners, mut slots) = (BTreeMap::new(), HashSet::new());
+/// Reads what the digest covers. Room is taken only for what is there.
+///
+/// # Errors
+/// [`IndexError::Absurd`].
+pub fn body(mut bytes: &[u8]) -> Result<Index, IndexError> {
+    let (mut owners, mut slots) = (BTreeMap::new(), HashSet::new());
+    for _ in 0..word(&mut bytes)? {
+        let owner = owner(&mut bytes)?;
+        if owners.last_key_value().is_some_and(|(last, _)| *last >= owner) {
+            return Err(IndexError::Absurd("its owners are not in order"));
+        }
+        let mut windows = Windows::new();
         for _ in 0..word(&mut bytes)? {
-            let owner = owner(&mut bytes)?;
-            if owners.last_key_value().is_some_and(|(last, _)| *last >= owner) {
-                return Err(IndexError::Absurd("its owners are not in order"));
+            let (number, window) = window(&mut bytes, owner)?;
+            if windows.last_key_value().is_some_and(|(last, _)| *last >= number) {
+                return Err(IndexError::Absurd("its windows are not in order"));
             }
-            let mut windows = Windows::new();
-            for _ in 0..word(&mut bytes)? {
-                let (number, window) = window(&mut bytes, owner)?;
-                if windows.last_key_value().is_some_and(|(last, _)| *last >= number) {
-                    return Err(IndexError::Absurd("its windows are not in order"));
-                }
-                if !slots.insert(window.slot) {
-                    return Err(IndexError::Absurd("two windows have one slot"));
-                }
-                windows.insert(number, window);
+            if !slots.insert(window.slot) {
+                return Err(IndexError::Absurd("two windows have one slot"));
             }
-            owners.insert(owner, windows);
+            windows.insert(number, window);
         }
-        if !bytes.is_empty() {
-            return Err(IndexError::Absurd("it goes on behind its end"));
-        }
-        Ok(Self(owners))
+        owners.insert(owner, windows);
     }
+    if !bytes.is_empty() {
+        return Err(IndexError::Absurd("it goes on behind its end"));
+    }
+    Ok(Index(owners))
 }
 
 fn word(bytes: &mut &[u8]) -> Result<u64, IndexError> {

@@ -78,7 +78,7 @@ impl Memory for Pages {
         }
         let mut rest = data;
         for piece in pieces(address, pages) {
-            let (data, behind) = rest.split_at_mut(piece.len());
+            let (data, behind) = rest.split_at_mut(piece.bytes());
             rest = behind;
             let window = self.window(&piece)?;
             let place = || format!("memory of {} at {:#x}", self.owner, piece.address(piece.pages.start));

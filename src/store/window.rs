@@ -84,7 +84,7 @@ impl Piece {
     }
 
     /// Bytes of the piece.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.pages.len() * PAGE as usize
     }
 
