@@ -5,14 +5,17 @@
 //! ```
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use kup::criu::{Dump, Externals, PageServer, Restore, plain};
-use kup::store::{Disk, Foam, Memory, PAGE, Sealed};
+use kup::criu::{Dump, Error, Externals, PageError, PageServer, Restore, plain};
+use kup::store::{Disk, Foam, FoamError, Medium, Memory, PAGE, Sealed};
 use kup::sys::spawn::Place;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
@@ -21,9 +24,10 @@ use nix::unistd::Pid;
 
 /// Memory of its own (of both kinds that may come late: heap and mappings), memory that is shared, and then sleep.
 const SUBJECT: &str = "
-import mmap, os, random, time
+import mmap, os, random, signal, time
 os.setsid()
 random.seed(7)
+signal.signal(signal.SIGUSR1, lambda *_: own.append(random.randbytes(1 << 20)))
 own = [random.randbytes(size) for size in (5 << 20, 300 << 10, 4096)]
 shared = mmap.mmap(-1, 3 << 20)
 shared.write(random.randbytes(2 << 20))
@@ -46,9 +50,10 @@ fn a_process_goes_through_foam_and_comes_back() {
     fs::create_dir(&images).unwrap();
     let mut memory_in_foam = None;
     let (server, socket) = PageServer::start(foam).unwrap();
-    dump(&images, pid, Some(socket), || {
+    dump(&images, pid, Some(socket), None, || {
         memory_in_foam = Some(plain::finish(server.finish().unwrap(), &images).unwrap())
-    });
+    })
+    .unwrap();
     subject.wait().unwrap();
     let foam = memory_in_foam.unwrap();
     is_as(&foam, pid, &before);
@@ -76,7 +81,7 @@ fn a_process_goes_through_foam_and_comes_back() {
     // A plain dump of what was restored, brought into FOAM and out again.
     let images = dir.path().join("plain");
     fs::create_dir(&images).unwrap();
-    dump(&images, pid, None, || {});
+    dump(&images, pid, None, None, || {}).unwrap();
     waitpid(Pid::from_raw(pid), None).unwrap();
     let foam = Foam::new(Arc::new(Disk::create(&images.join(plain::SLOTS)).unwrap()));
     plain::import(&images, foam).unwrap();
@@ -88,6 +93,89 @@ fn a_process_goes_through_foam_and_comes_back() {
     let after = memory(pid);
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     assert_same(&before, &after);
+}
+
+/// A round while the process goes on, then the dump of what has changed since. Where the kernel does not tell what has
+/// changed, CRIU says so and the process goes on.
+#[test]
+#[ignore = "needs root, CRIU and Python"]
+fn what_has_not_changed_is_not_dumped_again() {
+    set_child_subreaper(true).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut subject = start(dir.path());
+    let pid = subject.id() as i32;
+    let [first, last, exported] = ["first", "last", "exported"].map(|name| dir.path().join(name));
+    [&first, &last, &exported].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+
+    let foam = Foam::new(Arc::new(Disk::create(&last.join(plain::SLOTS)).unwrap()));
+    let (server, socket) = PageServer::start(foam).unwrap();
+    let criu = criu();
+    let pages = Some(socket);
+    let round =
+        Dump { criu: &criu, images: &first, main_pid: pid, namespaces: &[], ghost_limit: 0, pages, parent: None };
+    if let Err(e) = round.pre_dump() {
+        println!("{e}");
+        assert!(server.finish().is_err() && subject.try_wait().unwrap().is_none());
+        return subject.kill().unwrap();
+    }
+    let foam = server.finish().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGUSR1).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let before = settled(pid);
+
+    let (server, socket) = PageServer::start(foam).unwrap();
+    dump(&last, pid, Some(socket), Some("../first"), || {
+        plain::finish(server.finish().unwrap(), &last).unwrap();
+    })
+    .unwrap();
+    subject.wait().unwrap();
+    assert!(!last.join("parent").exists());
+    let foam = plain::open(&last).unwrap();
+    is_as(&foam, pid, &before);
+    plain::export(&foam, &last, &exported).unwrap();
+    restored(&exported, pid);
+    let after = memory(pid);
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    assert_same(&before, &after);
+}
+
+/// A medium that is full after a MiB.
+struct Full(AtomicUsize);
+
+impl Medium for Full {
+    fn write(&self, _: u64, data: &[u8]) -> io::Result<()> {
+        match self.0.fetch_add(data.len(), Ordering::Relaxed) {
+            0..0x10_0000 => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn read(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "needs root, CRIU and Python"]
+fn a_full_disk_leaves_the_process_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut subject = start(dir.path());
+    let pid = subject.id() as i32;
+    let before = settled(pid);
+    let (server, socket) = PageServer::start(Foam::new(Arc::new(Full(AtomicUsize::new(0))))).unwrap();
+    let images = dir.path().join("images");
+    fs::create_dir(&images).unwrap();
+    let why = dump(&images, pid, Some(socket), None, || panic!("it is complete")).unwrap_err();
+    println!("{why}");
+    assert!(matches!(server.finish().err(), Some(PageError::Foam(FoamError::Medium(..)))));
+    assert_same(&before, &settled(pid));
+    assert!(subject.try_wait().unwrap().is_none());
+    subject.kill().unwrap();
+    subject.wait().unwrap();
 }
 
 fn criu() -> PathBuf {
@@ -110,18 +198,21 @@ fn start(dir: &Path) -> Child {
     child
 }
 
-fn dump(images: &Path, main_pid: i32, pages: Option<std::os::fd::OwnedFd>, complete: impl FnOnce()) {
+fn dump(
+    images: &Path,
+    main_pid: i32,
+    pages: Option<OwnedFd>,
+    parent: Option<&str>,
+    complete: impl FnOnce(),
+) -> Result<(), Error> {
     let criu = criu();
-    let dump = Dump { criu: &criu, images, main_pid, namespaces: &[], ghost_limit: 1 << 20, pages, parent: None };
+    let dump = Dump { criu: &criu, images, main_pid, namespaces: &[], ghost_limit: 1 << 20, pages, parent };
     let mut complete = Some(complete);
-    dump.run(
-        || Ok(Externals::default()),
-        || {
-            complete.take().unwrap()();
-            true
-        },
-    )
-    .unwrap();
+    let mut complete = || {
+        complete.take().unwrap()();
+        true
+    };
+    dump.run(|| Ok(Externals::default()), &mut complete)
 }
 
 fn restored(images: &Path, pid: i32) {

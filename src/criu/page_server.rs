@@ -57,8 +57,9 @@ impl PageServer {
         Ok((Self(thread), theirs.into()))
     }
 
-    /// Waits until CRIU has ended the round, and returns what was stored. CRIU ends it before it says `post-dump`. After
-    /// an error nothing of what was stored before is of use either.
+    /// Waits until CRIU has ended the round, and returns what was stored. A dump that fails ends it too: whether all of it
+    /// is there, [`super::Dump`] says, which asks `complete` only after this. After an error nothing of what was stored
+    /// before is of use either; unless it is [`PageError::Torn`], it is why the dump has failed.
     ///
     /// # Errors
     /// [`PageError`].
