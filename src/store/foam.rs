@@ -121,10 +121,9 @@ impl Foam {
     pub fn keep(&mut self, owner: Owner, address: u64, pages: u64) -> Result<(), FoamError> {
         for piece in range(owner, address, pages)? {
             let before = self.earlier.get(&owner).and_then(|windows| windows.get(&piece.window));
-            let missing = |page| FoamError::Missing(owner, piece.address(page));
             let had = before.map_or(Set::default(), |before| before.pages);
             if let Some(page) = piece.pages.clone().find(|page| !had.has(*page)) {
-                return Err(missing(page));
+                return Err(FoamError::Missing(owner, piece.address(page)));
             }
             let window = self.window(owner, piece.window)?;
             piece.pages.for_each(|page| window.pages.set(page, true));
@@ -153,8 +152,8 @@ impl Foam {
         }
     }
 
-    /// Leaves to the pager only what lies in `ranges`, in order, of the process `pid`'s addresses. A page that is kept has the mark
-    /// of the round that wrote it; its mapping may have been locked since, and nobody would fetch it.
+    /// Leaves to the pager only what lies in `ranges` (in order) of the process `pid`'s addresses. A page that is kept has
+    /// the mark of the round that wrote it; its mapping may have been locked since, and nobody would fetch it.
     pub fn restrict_lazy(&mut self, pid: i32, ranges: &[Range<u64>]) {
         let covered = |from: u64, to: u64| {
             let range = ranges.get(ranges.partition_point(|r| r.end <= from));

@@ -64,8 +64,11 @@ pub enum IndexError {
 
 impl Index {
     /// Writes one of what `owners` have, who are in order.
-    pub fn encode<'a>(owners: impl ExactSizeIterator<Item = (Owner, &'a Windows)>) -> Vec<u8> {
-        let mut bytes = vec![0; HEAD];
+    pub fn encode<'a>(owners: impl ExactSizeIterator<Item = (Owner, &'a Windows)> + Clone) -> Vec<u8> {
+        let words = |window: &Window| 18 + window.pages.iter().count();
+        let total: usize = owners.clone().map(|(_, windows)| 3 + windows.values().map(words).sum::<usize>()).sum();
+        let mut bytes = Vec::with_capacity(HEAD + 8 * (1 + total));
+        bytes.resize(HEAD, 0);
         let mut put = |word: u64| bytes.extend_from_slice(&word.to_le_bytes());
         put(owners.len() as u64);
         for (owner, windows) in owners {
