@@ -11,5 +11,6 @@ pub use crate::inspect::{
     process::{stat, status},
     unix::answered,
 };
+pub use crate::store::index::body as foam_index;
 pub use crate::unit::parse::{Assignment, parse as unit_file};
 pub use crate::update::{affinity::parse as cpus, history::addition, timers::parse as timer};

@@ -1,10 +1,10 @@
 //! Checkpointing one unit's process tree.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use super::rpc::{Action, LockMethod, Options};
+use super::rpc::{Action, LockMethod, Options, PageServerInfo};
 use super::swrk::{Answer, Error, Swrk};
 use super::{DUMP_LOG, explain};
 use crate::sys::spawn::Place;
@@ -22,6 +22,11 @@ pub struct Dump<'a> {
     pub namespaces: &'a [String],
     /// Largest deleted file that goes into the images, bytes.
     pub ghost_limit: u32,
+    /// CRIU's end of a [`super::PageServer`], where memory goes; into the images where there is none.
+    pub pages: Option<OwnedFd>,
+    /// The images of the [`Dump::pre_dump`] before, by a path relative to `images`: memory that has not changed since is
+    /// left out. A link to them, `parent`, is in the images then, which [`super::plain::finish`] removes.
+    pub parent: Option<&'a str>,
 }
 
 /// What CRIU is to leave out, because kup brings it back itself.
@@ -40,12 +45,13 @@ impl Dump<'_> {
     /// # Errors
     /// CRIU's reason. The tasks run on, unless `complete` has said `true`.
     pub fn run(
-        &self,
+        mut self,
         mut frozen: impl FnMut() -> anyhow::Result<Externals>,
         mut complete: impl FnMut() -> bool,
     ) -> Result<(), Error> {
         let images = File::open(self.images)?;
-        let place = Place::default().namespaces(self.main_pid, self.namespaces)?;
+        let mut place = Place::default().namespaces(self.main_pid, self.namespaces)?;
+        let options = self.options(&images, &mut place)?;
         let mut trouble = None;
         let on_notify = |script: &str| match script {
             "query-ext-files" => match frozen() {
@@ -58,7 +64,7 @@ impl Dump<'_> {
             "post-dump" => Answer { refuse: !complete(), external: Vec::new() },
             _ => Answer::default(),
         };
-        let result = Swrk::start(self.criu, place)?.run(Action::Dump, self.options(&images), on_notify);
+        let result = Swrk::start(self.criu, place)?.run(Action::Dump, options, on_notify);
         match (result, trouble) {
             (Ok(_), _) => Ok(()),
             (Err(_), Some(message)) => Err(Error::Refused { message, errno: 0 }),
@@ -66,8 +72,26 @@ impl Dump<'_> {
         }
     }
 
-    fn options(&self, images: &File) -> Options {
-        Options {
+    /// Copies the tree's memory while it goes on, which stands still only while CRIU finds out what there is. What changes
+    /// from then on is left to the next round. Into `images` goes only what that round needs to know of this one.
+    ///
+    /// # Errors
+    /// CRIU's reason, such as a kernel that cannot tell which pages have changed. The tasks run on.
+    pub fn pre_dump(mut self) -> Result<(), Error> {
+        let images = File::open(self.images)?;
+        let mut place = Place::default().namespaces(self.main_pid, self.namespaces)?;
+        let options = Options { track_mem: Some(true), ..self.options(&images, &mut place)? };
+        let result = Swrk::start(self.criu, place)?.run(Action::SinglePreDump, options, |_| Answer::default());
+        result.map(drop).map_err(|e| explain(e, &self.images.join(DUMP_LOG)))
+    }
+
+    /// The socket is CRIU's alone from here on: the page server sees by its end that CRIU is gone.
+    fn options(&mut self, images: &File, place: &mut Place) -> Result<Options, Error> {
+        let socket = self.pages.take().map(|fd| place.give(fd)).transpose()?;
+        Ok(Options {
+            page_server: socket.map(|fd| PageServerInfo { fd: Some(fd) }),
+            parent_img: self.parent.map(Into::into),
+            track_mem: self.parent.map(|_| true),
             images_dir_fd: images.as_raw_fd(),
             work_dir_fd: Some(images.as_raw_fd()),
             pid: Some(self.main_pid),
@@ -76,7 +100,7 @@ impl Dump<'_> {
             // Hard links of deleted files that live on elsewhere: CRIU makes a name for them beside the old one.
             link_remap: Some(true),
             ..common()
-        }
+        })
     }
 }
 

@@ -1,16 +1,23 @@
 //! CRIU, driven over its RPC (`criu swrk`, <https://criu.org/RPC>).
 
 mod dump;
+pub mod image;
 pub(crate) mod log;
+mod mm;
+pub mod page_server;
+pub mod pagemap;
+pub mod plain;
 mod restore;
 pub(crate) mod rpc;
 pub(crate) mod swrk;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use dump::{Dump, Externals};
 pub use log::first_error;
+pub use page_server::{PageError, PageServer};
 pub use restore::Restore;
 pub use swrk::{Error, Swrk};
 

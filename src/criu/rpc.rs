@@ -15,6 +15,8 @@ pub enum Action {
     Restore = 2,
     /// CRIU has reached a point where the caller may do something, and waits.
     Notify = 6,
+    /// Copy the memory of a process tree that goes on.
+    SinglePreDump = 13,
 }
 
 /// How packets of connections are held back while their sockets are not there.
@@ -27,6 +29,14 @@ pub enum LockMethod {
     Nftables = 2,
     /// The caller does it.
     Skip = 3,
+}
+
+/// Where memory goes instead of the images.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct PageServerInfo {
+    /// The number that a socket has in the CRIU process. Only over `swrk`.
+    #[prost(int32, optional, tag = "4")]
+    pub fd: Option<i32>,
 }
 
 /// A descriptor of CRIU's that stands for a dumped file.
@@ -70,9 +80,18 @@ pub struct Options {
     /// A file name in the work directory.
     #[prost(string, optional, tag = "10")]
     pub log_file: Option<String>,
+    /// See [`PageServerInfo`].
+    #[prost(message, optional, tag = "11")]
+    pub page_server: Option<PageServerInfo>,
     /// Ask for [`Action::Notify`] messages.
     #[prost(bool, optional, tag = "12")]
     pub notify_scripts: Option<bool>,
+    /// The images of the round before, relative to the images directory.
+    #[prost(string, optional, tag = "14")]
+    pub parent_img: Option<String>,
+    /// Have the kernel mark pages that change from here on, and leave out those that have not since the round before.
+    #[prost(bool, optional, tag = "15")]
+    pub track_mem: Option<bool>,
     /// Where the log goes; numbered as `images_dir_fd` is.
     #[prost(int32, optional, tag = "17")]
     pub work_dir_fd: Option<i32>,

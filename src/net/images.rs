@@ -1,14 +1,17 @@
 //! TCP connections in a directory of CRIU images: who the peer is, and which byte it has to send next.
 //!
 //! Formats: images/fdinfo.proto, sk-inet.proto and tcp-stream.proto of CRIU, of which only the fields needed here are
-//! declared; a file is two magic numbers, then for each message its length (32 bits, the machine's byte order) and it.
+//! declared.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use prost::Message;
+
+pub use crate::criu::image::ImageError;
+use crate::criu::image::messages;
 
 /// A TCP connection as it was dumped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,33 +27,8 @@ pub struct Dumped {
     pub acknowledged: u32,
 }
 
-/// Why images could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// A file could not be read.
-    #[error("cannot read {path}: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file is no image of the kind that its name says.
-    #[error("{path} is damaged: {what}")]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-}
-
-/// criu/include/magic.h.
-const COMMON_MAGIC: u32 = 0x5456_4319;
 const FILES_MAGIC: u32 = 0x5630_3138;
 const TCP_STREAM_MAGIC: u32 = 0x5146_5506;
-/// Far above any message that is read here.
-const MAX_MESSAGE: u32 = 1 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 struct FileEntry {
@@ -143,43 +121,10 @@ fn address(family: u32, words: &[u32]) -> Option<IpAddr> {
     }
 }
 
-/// The first `most` messages of the image at `path`, of which `rest` bytes are there. A stream's queues follow its
-/// message without a frame, hence `most`.
-fn messages<M: Message + Default>(
-    path: &Path,
-    (mut input, mut rest): (impl Read, u64),
-    magic: u32,
-    most: usize,
-) -> Result<Vec<M>, ImageError> {
-    let io = |source| ImageError::Io { path: path.into(), source };
-    let damaged = |what: String| ImageError::Damaged { path: path.into(), what };
-    let word = |rest: &mut u64, input: &mut dyn Read| -> Result<u32, ImageError> {
-        let left = rest.checked_sub(4).ok_or_else(|| damaged("it is cut off".into()))?;
-        let mut bytes = [0; 4];
-        input.read_exact(&mut bytes).map_err(io)?;
-        *rest = left;
-        Ok(u32::from_ne_bytes(bytes))
-    };
-    let found = (word(&mut rest, &mut input)?, word(&mut rest, &mut input)?);
-    if found != (COMMON_MAGIC, magic) {
-        return Err(damaged(format!("its magic numbers are {:x} and {:x}", found.0, found.1)));
-    }
-    let mut messages = Vec::new();
-    while rest > 0 && messages.len() < most {
-        let length = word(&mut rest, &mut input)?;
-        if u64::from(length) > rest || length > MAX_MESSAGE {
-            return Err(damaged(format!("a message of {length} bytes, {rest} are left")));
-        }
-        let mut bytes = vec![0; length as usize];
-        input.read_exact(&mut bytes).map_err(io)?;
-        rest -= u64::from(length);
-        messages.push(M::decode(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?);
-    }
-    Ok(messages)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::net::nudge::Outstanding;
     use proptest::prelude::*;

@@ -5,9 +5,19 @@
 //! checkpoint overwrites an earlier one in place, and a restore needs no merge. Windows rather than the address itself,
 //! because ext4 knows no offset of 128 TiB, and because a slot is what a huge page holds.
 
+pub mod disk;
+pub mod foam;
+pub mod index;
+pub mod sealed;
 pub mod vault;
+pub mod window;
 
 use std::io;
+
+pub use disk::Disk;
+pub use foam::{Foam, FoamError};
+pub use index::{Index, IndexError, Owner};
+pub use sealed::{Pages, Sealed};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;

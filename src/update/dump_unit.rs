@@ -51,6 +51,8 @@ impl Plan {
             main_pid: self.status.main_pid,
             namespaces: &namespaces,
             ghost_limit: self.ghost_limit,
+            pages: None,
+            parent: None,
         };
         // Asked before CRIU traces it: only one can.
         let mdwe = sys::mdwe::get(self.status.main_pid).context("cannot ask whether it denies write-and-execute")?;

@@ -5,6 +5,7 @@ mod boot;
 mod config;
 mod criu;
 mod machine;
+mod memory;
 mod unit;
 mod update;
 
@@ -12,6 +13,7 @@ pub use boot::{cmdline, grub};
 pub use config::config;
 pub use criu::{criu_images, criu_reply};
 pub use machine::{netlink, proc};
+pub use memory::{index as foam_index, page_stream};
 pub use unit::unit;
 pub use update::{history, record, request};
 
@@ -19,7 +21,7 @@ pub use update::{history, record, request};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     ("unit", unit),
     ("record", record),
     ("history", history),
@@ -31,6 +33,8 @@ pub const TARGETS: [Target; 11] = [
     ("config", config),
     ("proc", proc),
     ("netlink", netlink),
+    ("foam_index", foam_index),
+    ("page_stream", page_stream),
 ];
 
 /// The texts in an input that stands for several: ASCII's record separator is between them.
