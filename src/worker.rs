@@ -13,7 +13,7 @@ use crate::paths::Paths;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::update::checkpoint::NETLOCK;
-use crate::update::{Lock, Record, State, ThisBoot, arm, undo};
+use crate::update::{Lock, Record, State, ThisBoot, arm, encryption, undo};
 use crate::{faults, kernel, packages, preflight, sys};
 
 /// Services that start on an ordinary boot get PIDs above it: kernel threads of the next kernel, which start before any
@@ -87,6 +87,7 @@ pub fn netlock(paths: &Paths) -> Result<()> {
         return Ok(());
     }
     faults::at("netlock.begun")?;
+    encryption::unlock(paths, &record)?;
     let path = paths.images(record.id.as_str()).join(NETLOCK);
     let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
     lock::lock(&spec)

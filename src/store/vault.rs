@@ -4,7 +4,7 @@
 //! key, used once and random, is all there is.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -54,6 +54,12 @@ impl<'a> Vault<'a> {
     pub fn open(&self, key: &[u8; KEY]) -> Result<()> {
         self.unlock(key)?;
         self.mount()
+    }
+
+    /// Has it been mounted in this boot?
+    pub fn is_open(&self) -> bool {
+        let device = |dir: PathBuf| fs::metadata(dir).ok().map(|meta| meta.dev());
+        self.device().exists() && device(self.paths.images_root()) != device(self.paths.state_dir())
     }
 
     /// Removes it, whatever there is of it. What restored processes still use of it stays, out of sight, until they end.

@@ -49,15 +49,16 @@ pub fn words(record: &Record) -> Vec<String> {
     handover::words(record.handover.as_deref().unwrap_or_default()).collect()
 }
 
-/// Makes the images readable in this boot, where they are encrypted.
+/// Makes the images readable in this boot, where they are encrypted and it has not been done yet.
 ///
 /// # Errors
 /// When their key is gone.
 pub fn unlock(paths: &Paths, record: &Record) -> Result<()> {
-    let Some(addresses) = &record.handover else { return Ok(()) };
+    let vault = Vault::new(paths, &record.id);
+    let Some(addresses) = record.handover.as_ref().filter(|_| !vault.is_open()) else { return Ok(()) };
     let key = handover::take(paths, &record.id, addresses)
         .or_else(|gone| if sealed(paths).exists() { unseal(paths) } else { Err(gone) });
-    Vault::new(paths, &record.id).open(&key.context("the key of its image is gone")?)
+    vault.open(&key.context("the key of its image is gone")?)
 }
 
 /// Forgets the key and removes the file system, of an update however it ended.
