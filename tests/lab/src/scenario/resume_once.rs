@@ -125,8 +125,10 @@ fn try_out(ctx: &mut Ctx, trouble: Trouble) -> Result<()> {
         Trouble::Hang => drop(ctx.vm.try_ssh(HOG, Duration::from_secs(5))),
     }
     ctx.vm.wait_new_boot(&boot, BOOT_LIMIT)?;
-    let old = ctx.about().old_kernel.clone();
-    ctx.expect_kernel(&old)?;
+    // An update that was given up has put the boot loader back, which boots the newest kernel.
+    let about = ctx.about();
+    let kernel = if trouble == Trouble::Abort { &about.new_kernel } else { &about.old_kernel }.clone();
+    ctx.expect_kernel(&kernel)?;
     ctx.vm.wait_idle(BOOT_LIMIT)?;
     let (postgres, redis) = writers.acknowledged();
     ctx.step(&format!("{postgres} rows and {redis} keys were acknowledged: are they there?"));
