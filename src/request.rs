@@ -15,6 +15,8 @@ pub const UPDATE_REQUEST: &str = "update-request.json";
 pub const CHECK_REQUEST: &str = "check-request.json";
 /// File name of the [`Report`] that answers a [`CheckRequest`].
 pub const CHECK_REPORT: &str = "check-report.json";
+/// Name of the file in /run/kup that says why an update could not even be written down.
+pub const UPDATE_FAILURE: &str = "update-failure";
 /// File name of the [`Report`] of the newest update's own check.
 pub const UPDATE_REPORT: &str = "update-report.json";
 

@@ -10,7 +10,7 @@ use libsystemd::daemon::{NotifyState, notify as sd_notify};
 use crate::config::Settings;
 use crate::net::lock::{self, LockSpec};
 use crate::paths::Paths;
-use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, UpdateRequest};
+use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_FAILURE, UPDATE_REQUEST, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::update::checkpoint::NETLOCK;
 use crate::update::{Lock, Record, State, ThisBoot, arm, encryption, undo};
@@ -41,7 +41,13 @@ pub fn check(paths: &Paths) -> Result<()> {
 /// # Errors
 /// As [`arm::run`].
 pub fn update(paths: &Paths) -> Result<()> {
-    arm::run(paths, &request::<UpdateRequest>(paths, UPDATE_REQUEST)?)
+    let failure = paths.run_dir().join(UPDATE_FAILURE);
+    let _ = fs::remove_file(&failure);
+    let result = request::<UpdateRequest>(paths, UPDATE_REQUEST).and_then(|request| arm::run(paths, &request));
+    result.inspect_err(|e| {
+        // The record says it too, unless that could not be written.
+        let _ = fs::write(&failure, format!("{e:#}"));
+    })
 }
 
 /// Gives up an update that waits for `systemctl kexec`, or one whose worker died before the switch.

@@ -15,7 +15,7 @@ use crate::config::{Mode, Settings};
 use crate::kernel::running;
 use crate::paths::Paths;
 use crate::preflight::Report;
-use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_REQUEST, UpdateRequest};
+use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_FAILURE, UPDATE_REQUEST, UpdateRequest};
 use crate::sys::atomic;
 use crate::unit::UnitName;
 use crate::update::{State, UpdateId};
@@ -93,10 +93,14 @@ pub async fn update(daemon: &Arc<Daemon>, conn: &Connection, wanted: Wanted) -> 
     let (daemon, conn) = (daemon.clone(), conn.clone());
     let work = async move {
         let failed = systemd::run(&conn, UPDATE_UNIT).await.err();
-        if let Some(e) = &failed {
-            tracing::error!("update {}: {}", request.id, e.message());
+        let failed = failed.map(|e| {
+            let why = fs::read_to_string(daemon.paths.run_dir().join(UPDATE_FAILURE));
+            why.unwrap_or_else(|_| e.message().to_string())
+        });
+        if let Some(why) = &failed {
+            tracing::error!("update {}: {why}", request.id);
         }
-        daemon.tracker.worker_ended(&request.id, failed.map(|e| e.message().to_string()));
+        daemon.tracker.worker_ended(&request.id, failed);
     };
     zruntime::spawn(work).detach();
     Ok(path)

@@ -64,6 +64,10 @@ impl Freezer {
     }
 
     fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        // Of a unit that has none systemd says "", which is not to mean the group of everything.
+        if self.dir == Path::new(ROOT) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it has no control group"));
+        }
         fs::write(self.dir.join(file), text)
     }
 }

@@ -47,6 +47,7 @@ fn given_up(ctx: &mut Ctx) -> Result<()> {
     let armed = ctx.vm.ssh("findmnt -no SOURCE /var/lib/kup/images; ls /var/lib/kup; cat /proc/sys/vm/nr_hugepages")?;
     ensure!(armed.contains("/dev/mapper/kup-") && armed.contains(".crypt"), "the images are not encrypted: {armed}");
     ctx.vm.ssh("kup abort")?;
+    ensure!(!ctx.vm.ssh_ok("ls /dev/mapper/kup-*"), "the encrypted device stays");
     expect_nothing_secret(ctx)
 }
 
@@ -107,10 +108,12 @@ fn power_cut(ctx: &mut Ctx) -> Result<()> {
     expect_nothing_secret(ctx)
 }
 
+/// The encrypted device itself may stay behind a restored process that uses a copy of a deleted file on it, as the test server
+/// does.
 fn expect_nothing_secret(ctx: &mut Ctx) -> Result<()> {
     ctx.eventually(Duration::from_secs(60), |ctx| {
         let left = ctx.vm.ssh(
-            "ls -d /var/lib/kup/*.crypt /var/lib/kup/*.cred /dev/mapper/kup-* /run/kup/handover/* 2>/dev/null; \
+            "ls -d /var/lib/kup/*.crypt /var/lib/kup/*.cred /run/kup/handover/* 2>/dev/null; \
              findmnt -n /var/lib/kup/images; grep -v '^0$' /proc/sys/vm/nr_hugepages; true",
         )?;
         ensure!(left.trim().is_empty(), "left behind: {left}");
