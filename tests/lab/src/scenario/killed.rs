@@ -25,9 +25,9 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 2 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(300);
-/// Kills the first of these that there is.
+/// Kills the first CRIU that restores. It calls itself so then.
 const KILLER: &str = "[Unit]\nDefaultDependencies=no\nBefore=kup-restore.service\nConditionKernelCommandLine=kup.txn\n\
-    [Service]\nExecStart=/bin/sh -c 'until pkill -KILL -f \"[0-9] swrk [0-9]\"; do sleep 0.02; done'\n\
+    [Service]\nExecStart=/bin/sh -c 'until pkill -KILL -f \"(dump|restore) --rp[c]\"; do sleep 0.02; done'\n\
     [Install]\nWantedBy=kup-restore.service\n";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
@@ -43,7 +43,7 @@ fn dump(ctx: &mut Ctx) -> Result<()> {
     let boot = ctx.vm.boot_id()?;
     ctx.step("CRIU is killed while it dumps");
     ctx.vm.ssh("kup update --yes --stage-only")?;
-    let killer = "until pkill -KILL -f \"[0-9] swrk [0-9]\"; do sleep 0.02; done";
+    let killer = "until pkill -KILL -f \"(dump|restore) --rp[c]\"; do sleep 0.02; done";
     ctx.vm.ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-killer sh -c '{killer}'"))?;
     ctx.vm.ssh("systemctl kexec")?;
     let record = guest::wait_ended(ctx, LIMIT)?;

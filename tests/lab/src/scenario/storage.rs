@@ -91,10 +91,10 @@ fn refused(ctx: &mut Ctx, start: &Start) -> Result<()> {
     let troubles = [
         ("the root file system is full", format!("{FILL} / 2>/dev/null || true"), "rm -f /fill /fill2", "pace"),
         (
-            "kup's directory is somebody else's",
-            "kup status; chown nobody /var/lib/kup".into(),
-            "chown root /var/lib/kup",
-            "belongs to user",
+            "kup's directory is open to others",
+            "kup status; chmod 770 /var/lib/kup".into(),
+            "chmod 700 /var/lib/kup",
+            "has mode 770",
         ),
         ("the target has no initrd", format!("mv {initrd} /root/"), "mv /root/initrd.img-* /boot/", "has no initrd"),
     ];
