@@ -14,6 +14,7 @@ mod id;
 mod lock;
 mod manifest;
 mod meeting;
+mod precopy;
 mod record;
 pub mod recover;
 pub mod restore;
