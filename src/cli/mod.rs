@@ -20,8 +20,8 @@ use zbus::names::WellKnownName;
 pub use args::Cli;
 pub use exit::Exit;
 
-use crate::bus::{Error, NAME};
 use crate::bus::proxy::ManagerProxy;
+use crate::bus::{Error, NAME};
 use args::Command;
 use output::Output;
 

@@ -36,7 +36,9 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.step("a mark is taken away while the update is armed");
     ctx.vm.ssh("kup release memcached")?;
     ensure!(guest::state(&ctx.vm)? == "armed", "the update is {}", guest::state(&ctx.vm)?);
-    ctx.step("systemctl reboot of an armed machine is the switch, also where the lock is held for a moment as it begins");
+    ctx.step(
+        "systemctl reboot of an armed machine is the switch, also where the lock is held for a moment as it begins",
+    );
     let hold = "flock /run/kup/lock sleep 3";
     ctx.vm.ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-lock {hold} && sleep 1"))?;
     let boot = ctx.vm.boot_id()?;
