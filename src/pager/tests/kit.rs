@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,23 @@ impl Memory for Image {
         }
         Ok(())
     }
+}
+
+/// Runs a test in a process of its own: a process whose faults it serves itself must not fork for other tests, and what
+/// kills or hangs it is to be noticed.
+pub fn alone(test: &str, work: impl FnOnce()) {
+    const ALONE: &str = "KUP_PAGER_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return work();
+    }
+    let name = format!("pager::tests::{test}");
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "120"]).arg(std::env::current_exe().unwrap());
+    command.args([&name, "--exact", "--nocapture", "--include-ignored"]).env(ALONE, "1");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
+    print!("{text}");
 }
 
 pub struct Nobody;

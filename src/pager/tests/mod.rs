@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use self::kit::{Criu, Image, Nobody, never, service, value};
+use self::kit::{Criu, Image, Nobody, alone, never, service, value};
 use super::{Error, Pager};
 use crate::store::{Extent, Memory, PAGE};
 use crate::sys::watched::{self, Watched};
@@ -56,6 +56,10 @@ fn is_registered(start: u64, end: u64) -> bool {
 
 #[test]
 fn a_process_that_does_everything_at_once_has_its_memory() {
+    alone("a_process_that_does_everything_at_once_has_its_memory", everything_at_once);
+}
+
+fn everything_at_once() {
     let Some(uffd) = watched::open() else { panic!("userfaultfd needs root") };
     let pages = ZONE * ZONES;
     let memory = Watched::map(Some(&uffd), pages * PAGE);
@@ -123,6 +127,10 @@ fn a_process_that_does_everything_at_once_has_its_memory() {
 
 #[test]
 fn who_would_read_what_cannot_be_read_is_killed_first() {
+    alone("who_would_read_what_cannot_be_read_is_killed_first", unreadable);
+}
+
+fn unreadable() {
     let Some(uffd) = watched::open() else { panic!("userfaultfd needs root") };
     let memory = Watched::map(Some(&uffd), 100 * PAGE);
     let bad = Some(memory.start + 50 * PAGE);

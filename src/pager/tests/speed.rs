@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::kit::{Criu, Image, Nobody, never, service};
+use super::kit::{Criu, Image, Nobody, alone, never, service};
 use crate::pager::Pager;
 use crate::store::{Extent, Memory, PAGE};
 use crate::sys::watched::{self, Watched};
@@ -11,6 +11,10 @@ use crate::sys::watched::{self, Watched};
 #[test]
 #[ignore = "measures only"]
 fn fill_and_faults() {
+    alone("speed::fill_and_faults", measure);
+}
+
+fn measure() {
     const PAGES: u64 = 256 << 10;
     let uffd = watched::open().expect("userfaultfd needs root");
     let memory = Watched::map(Some(&uffd), PAGES * PAGE);
