@@ -48,15 +48,21 @@ pub fn take_on(connection: &OwnedFd, tasks: &[Task], service: &Service<'_>) -> R
     Ok(Taken { journal, memories })
 }
 
-/// Takes over from a pager that died, with what was kept of it.
+/// What a server needs: the connection to CRIU, the journal, the processes.
+type Estate = (OwnedFd, Journal, Vec<Process>);
+
+/// Takes over from a pager that died, with what was kept of it. `None`: it had done its work.
 ///
 /// # Errors
 /// [`Error::Lost`] where what was kept is not all that is needed.
-pub fn take_over(fds: &[(String, OwnedFd)], service: &Service<'_>) -> Result<(OwnedFd, Journal, Vec<Process>), Error> {
+pub fn take_over(fds: &[(String, OwnedFd)], service: &Service<'_>) -> Result<Option<Estate>, Error> {
     let kept = |name: &str| fds.iter().find(|(n, _)| n == name).map(|(_, fd)| fd.try_clone());
     let lacking = || Error::Protocol("a pager died before it had everything kept".into());
     let (journal, entries) = Journal::open(kept(JOURNAL).ok_or_else(lacking)??)?;
     let (states, whole) = replay(&entries, |pid| memory(service, pid))?;
+    if whole && states.is_empty() {
+        return Ok(None);
+    }
     let connection = kept(CONNECTION).filter(|_| whole).ok_or_else(lacking)??;
     let mut processes = Vec::new();
     for (number, known) in states {
@@ -67,7 +73,7 @@ pub fn take_over(fds: &[(String, OwnedFd)], service: &Service<'_>) -> Result<(Ow
         process.wake_all()?;
         processes.push(process);
     }
-    Ok((connection, journal, processes))
+    Ok(Some((connection, journal, processes)))
 }
 
 fn memory(service: &Service<'_>, pid: i32) -> Result<Arc<dyn Memory>, Error> {

@@ -31,13 +31,27 @@ pub trait Store: Send + Sync {
     fn release(&self, name: &str) -> io::Result<()>;
 }
 
+/// Has nothing kept any more: the unit has its memory, or is dead. `names` are those of its processes; what is not kept, or
+/// named twice, does not matter.
+///
+/// The journal goes last: it says whether a successor has anything to do.
+///
+/// # Errors
+/// When it could not be told.
+pub fn clear<'a>(store: &dyn Store, names: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+    for name in names.into_iter().filter(|n| *n != JOURNAL).chain([CONNECTION, JOURNAL]) {
+        store.release(name)?;
+    }
+    Ok(())
+}
+
 /// systemd; nobody where it did not start us ($NOTIFY_SOCKET is not set).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Systemd;
 
 impl Store for Systemd {
     fn keep(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-        // FDPOLL=0: a userfaultfd says POLLERR where it is set to block, and systemd would throw it out.
+        // FDPOLL=0: systemd would throw out a connection that CRIU has closed, which is what CRIU does in the end.
         let state = [NotifyState::Fdstore, NotifyState::Fdname(name.into()), NotifyState::FdpollDisable];
         notify_with_fds(false, &state, &[fd.as_raw_fd()]).map(drop).map_err(io::Error::other)
     }

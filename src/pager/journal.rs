@@ -80,6 +80,11 @@ impl Journal {
         Ok((journal, entries))
     }
 
+    /// How many processes there have been.
+    pub fn processes(&self) -> usize {
+        self.processes
+    }
+
     /// Its memory, to be given to systemd.
     pub fn file(&self) -> &File {
         self.slots.file()

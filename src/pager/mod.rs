@@ -22,6 +22,7 @@
 //! [Service]
 //! Type=notify                      # READY=1 when it listens; the restore may begin
 //! Restart=on-failure
+//! RestartPreventExitStatus=…       # what it exits with once `lost` was called
 //! RestartSec=0
 //! StartLimitBurst=3                # with StartLimitIntervalSec= in [Unit]
 //! FileDescriptorStoreMax=4096      # one a process, two more
@@ -108,6 +109,16 @@ pub struct Service<'a> {
     pub huge: Vec<(i32, Range<u64>)>,
 }
 
+impl Service<'_> {
+    /// Ends the unit. Only then may what is kept be closed; should that fail, it is of dead processes.
+    fn give_up<'n>(&self, error: &Error, names: impl IntoIterator<Item = &'n str>) {
+        (self.lost)(error);
+        if let Err(e) = fdstore::clear(self.store, names) {
+            tracing::warn!("systemd keeps the descriptors of a dead unit: {e}");
+        }
+    }
+}
+
 /// The pager of one unit.
 #[derive(Debug)]
 pub struct Pager(Begin);
@@ -132,7 +143,8 @@ impl Pager {
         (!fds.is_empty()).then_some(Self(Begin::Former(fds)))
     }
 
-    /// Brings the unit's memory. Returns when all is there and huge pages are made, or the unit is lost.
+    /// Brings the unit's memory. Returns when all is there and huge pages are made, or the unit is lost; nothing is kept in
+    /// the store then.
     ///
     /// # Errors
     /// [`Error`]. The unit is dead, except where CRIU never came so far as to let its tasks run.
@@ -142,11 +154,22 @@ impl Pager {
             Begin::Criu { listener, tasks } => {
                 // No task runs before CRIU has told of all of them.
                 let (connection, tasks) = socket::accept(&listener, tasks)?;
-                let taken = begin::take_on(&connection, &tasks, service).inspect_err(service.lost)?;
+                let taken = begin::take_on(&connection, &tasks, service).inspect_err(|e| {
+                    let names: Vec<_> = (0..tasks.len()).map(fdstore::process).collect();
+                    service.give_up(e, names.iter().map(String::as_str));
+                })?;
                 let (journal, processes) = taken.with(tasks);
                 (connection, journal, processes)
             }
-            Begin::Former(fds) => begin::take_over(&fds, service).inspect_err(service.lost)?,
+            Begin::Former(fds) => {
+                let names = || fds.iter().map(|(name, _)| name.as_str());
+                let taken = begin::take_over(&fds, service).inspect_err(|e| service.give_up(e, names()))?;
+                let Some(taken) = taken else {
+                    fdstore::clear(service.store, names())?;
+                    return Ok(Report::default());
+                };
+                taken
+            }
         };
         let report = Server::new(bell, connection, journal, processes, service).run(service.fillers)?;
         collapse::all(&service.huge);

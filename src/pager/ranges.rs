@@ -75,12 +75,14 @@ impl Missing {
     }
 
     /// What is worth bringing with the page at `address`, or `None` where that page is not missing. The background goes on
-    /// behind it: who touched this will soon touch that.
+    /// behind it, from where who touched this will touch more; unless that is what it is doing already.
     pub fn around(&mut self, address: u64) -> Option<Piece> {
         let piece = self.at(address)?;
         let start = piece.start.max(address / NEIGHBOURHOOD * NEIGHBOURHOOD);
         let end = piece.end().min((address / NEIGHBOURHOOD + 1) * NEIGHBOURHOOD);
-        (self.cursor, self.chunk) = (end, NEIGHBOURHOOD);
+        if !self.taken.iter().any(|t| (t.start..t.end()).contains(&address)) {
+            (self.cursor, self.chunk) = (end, NEIGHBOURHOOD);
+        }
         Some(piece.part(start, end))
     }
 

@@ -142,6 +142,9 @@ fn the_background_begins_small_grows_and_goes_on_behind_a_fault() {
     assert_eq!((fault.start, fault.len), (5 * WINDOW, NEIGHBOURHOOD));
     missing.done(&fault);
     assert_eq!(take(&mut missing), (5 * WINDOW + NEIGHBOURHOOD, NEIGHBOURHOOD));
+    let pursuer = missing.around(5 * WINDOW + NEIGHBOURHOOD).unwrap();
+    missing.done(&pursuer);
+    assert_eq!(take(&mut missing), (5 * WINDOW + 2 * NEIGHBOURHOOD, 2 * NEIGHBOURHOOD), "it stays ahead");
 }
 
 #[test]

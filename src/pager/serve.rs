@@ -106,6 +106,11 @@ impl<'a> Server<'a> {
                 scope.spawn(|| self.until_stopped(Self::fill_one));
             }
         });
+        let processes = self.journal.into_inner().expect("no poison").processes();
+        let names: Vec<_> = (0..processes).map(fdstore::process).collect();
+        if let Err(e) = fdstore::clear(self.store, names.iter().map(String::as_str)) {
+            tracing::warn!("systemd keeps descriptors that nobody needs: {e}");
+        }
         match self.error.into_inner().expect("no poison") {
             Some(error) => Err(error),
             None => Ok(Report { faults: self.faults.into_inner(), filled: self.filled.into_inner() }),

@@ -40,7 +40,7 @@ pub fn listen(work_dir: &Path) -> io::Result<UnixListener> {
     // The path of a unix socket has no more than 107 bytes; this one is short whatever the directory is called.
     let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(NAME);
     match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => UnixListener::bind(&path),
     }
 }

@@ -153,6 +153,7 @@ fn succession() {
         assert_eq!(page(n), if zero { 0 } else { expected(begin, n) }, "page {n}");
     }
     assert!(!is_registered(begin, begin + PAGES * PAGE));
+    assert!(kept.lock().unwrap().is_empty(), "nothing is kept any more");
 }
 
 #[test]
@@ -171,4 +172,10 @@ fn a_process_whose_descriptor_died_is_lost() {
     let pager = Pager::resume_from_fds(fds).unwrap();
     assert!(pager.run(&service(&|_| Ok(image.clone()), &Nobody, &lost)).is_err());
     assert!(*told.lock().unwrap());
+
+    journal.filled(0).unwrap();
+    let fds = vec![(fdstore::JOURNAL.to_string(), OwnedFd::from(journal.file().try_clone().unwrap()))];
+    let pager = Pager::resume_from_fds(fds).unwrap();
+    let report = pager.run(&service(&|_| Ok(image.clone()), &Nobody, &never));
+    assert!(report.is_ok(), "one that has its memory is not lost");
 }
