@@ -99,7 +99,7 @@ fn a_killed_pager_has_a_successor() {
 }
 
 fn succession() {
-    let uffd = watched::open().expect("userfaultfd needs root");
+    let uffd = watched::open().expect("userfaultfd");
     let memory = Watched::map(Some(&uffd), PAGES * PAGE);
     let elsewhere = Watched::map(None, 100 * PAGE);
     let begin = memory.start;

@@ -14,6 +14,7 @@ use super::super::fdstore::Store;
 use super::super::{Error, Service, socket};
 use crate::store::{Extent, Memory, PAGE};
 use crate::sys::uffd::Uffd;
+use crate::sys::watched;
 
 /// Every page holds what [`value`] says.
 pub struct Image {
@@ -67,6 +68,10 @@ pub fn alone(test: &str, work: impl FnOnce()) {
     const ALONE: &str = "KUP_PAGER_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return work();
+    }
+    if watched::open().is_none() {
+        eprintln!("SKIPPED: needs root, and userfaultfd with its events");
+        return;
     }
     let name = format!("pager::tests::{test}");
     let mut command = Command::new("timeout");

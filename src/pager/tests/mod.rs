@@ -60,7 +60,7 @@ fn a_process_that_does_everything_at_once_has_its_memory() {
 }
 
 fn everything_at_once() {
-    let Some(uffd) = watched::open() else { panic!("userfaultfd needs root") };
+    let uffd = watched::open().expect("userfaultfd");
     let pages = ZONE * ZONES;
     let memory = Watched::map(Some(&uffd), pages * PAGE);
     let elsewhere = Watched::map(None, ZONE * PAGE);
@@ -131,7 +131,7 @@ fn who_would_read_what_cannot_be_read_is_killed_first() {
 }
 
 fn unreadable() {
-    let Some(uffd) = watched::open() else { panic!("userfaultfd needs root") };
+    let uffd = watched::open().expect("userfaultfd");
     let memory = Watched::map(Some(&uffd), 100 * PAGE);
     let bad = Some(memory.start + 50 * PAGE);
     let extents = vec![Extent { start: memory.start, pages: 100, lazy: true }];
@@ -166,6 +166,18 @@ fn unreadable() {
     assert!(told.load(Ordering::SeqCst));
     let victim = victim.lock().unwrap().unwrap();
     assert_eq!(waitpid(victim, None).unwrap(), WaitStatus::Signaled(victim, Signal::SIGKILL, false));
+}
+
+#[test]
+fn huge_pages_come_back_where_the_kernel_can() {
+    const HUGE: u64 = 2 << 20;
+    let memory = Watched::map(None, 2 * HUGE);
+    (0..2 * HUGE).step_by(PAGE as usize).for_each(|at| memory.write(at, value(at)));
+    let ranges = [(std::process::id() as i32, memory.start..memory.start + 2 * HUGE), (i32::MAX, 0..HUGE)];
+    let made = super::collapse::all(&ranges);
+    assert!(made <= 2);
+    assert!((0..2 * HUGE).step_by(PAGE as usize).all(|at| memory.read(at) == value(at)));
+    println!("{made} huge pages");
 }
 
 #[test]

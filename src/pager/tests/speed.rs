@@ -16,7 +16,7 @@ fn fill_and_faults() {
 
 fn measure() {
     const PAGES: u64 = 256 << 10;
-    let uffd = watched::open().expect("userfaultfd needs root");
+    let uffd = watched::open().expect("userfaultfd");
     let memory = Watched::map(Some(&uffd), PAGES * PAGE);
     let extents = vec![Extent { start: memory.start, pages: PAGES, lazy: true }];
     let image: Arc<dyn Memory> = Arc::new(Image { extents, slow: Duration::ZERO, bad: None });
