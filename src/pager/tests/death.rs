@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::mman::MmapAdvise;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::kit::{Criu, Image, Nobody, alone, never, service};
 use super::{expected, intact, is_registered};
 use crate::pager::fdstore::{self, Store};
 use crate::pager::journal::Journal;
-use crate::pager::{Error, Pager, socket};
+use crate::pager::{Error, Pager};
 use crate::store::{Memory, PAGE};
 use crate::sys::pidfd::PidFd;
 use crate::sys::watched::{self, Watched};
@@ -76,6 +77,8 @@ fn start(start: u64, dir: &Path, kept: &Kept) -> Child {
 
 /// In a pager's process.
 fn pager(role: &str) {
+    // A test that fails does not leave it behind.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     let mut role = role.splitn(3, ' ');
     let mut next = || role.next().unwrap();
     let (start, dir, kept) = (next().parse().unwrap(), next(), next());
@@ -106,9 +109,6 @@ fn succession() {
     let dir = tempfile::tempdir().unwrap();
     let kept = Kept::default();
     let mut first = start(begin, dir.path(), &kept);
-    while !dir.path().join(socket::NAME).exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
     let mut criu = Criu::connect(dir.path());
     criu.task(std::process::id() as i32, &uffd);
     criu.finish();

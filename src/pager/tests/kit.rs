@@ -112,8 +112,14 @@ pub fn service<'a>(
 pub struct Criu(UnixStream);
 
 impl Criu {
+    /// Waits until somebody listens.
     pub fn connect(dir: &Path) -> Self {
-        Self(UnixStream::connect(dir.join(socket::NAME)).unwrap())
+        loop {
+            match UnixStream::connect(dir.join(socket::NAME)) {
+                Ok(stream) => return Self(stream),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     pub fn task(&mut self, pid: i32, uffd: &Uffd) {
