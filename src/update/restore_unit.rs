@@ -92,7 +92,7 @@ impl Placeholder {
                 .context("its sandbox is gone")?,
             files: files.collect::<Result<_>>()?,
             streams: self.streams(&record.streams)?,
-            lazy: false,
+            lazy: true,
         };
         Ok(job.run(resume)?)
     }
