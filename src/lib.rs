@@ -27,6 +27,7 @@ pub mod journal;
 pub mod kernel;
 pub mod net;
 pub mod packages;
+pub mod pager;
 pub mod paths;
 pub mod preflight;
 pub mod request;

@@ -217,7 +217,8 @@ fn dump(
 
 fn restored(images: &Path, pid: i32) {
     let criu = criu();
-    let restore = Restore { criu: &criu, images, place: Place::default(), files: Vec::new(), streams: Vec::new() };
+    let restore =
+        Restore { criu: &criu, images, place: Place::default(), files: Vec::new(), streams: Vec::new(), lazy: false };
     assert_eq!(restore.run(|_| true).unwrap(), pid);
 }
 

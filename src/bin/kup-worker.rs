@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use kup::paths::Paths;
+use kup::unit::UnitName;
 use kup::{journal, update, worker};
 
 #[derive(Parser)]
@@ -35,6 +36,10 @@ enum Verb {
     RecoverArming,
     /// Gives a checkpoint up that died half-way (kup-checkpoint.service)
     RecoverCheckpoint,
+    /// Brings the memory of a restored unit back (kup-pager@.service)
+    Pager { unit: UnitName },
+    /// Ends a unit whose memory cannot be brought back (kup-lost@.service)
+    Lost { unit: UnitName },
     /// Asks the restored units how they are (kup-assess.service)
     Assess,
     /// Blesses the new kernel (kup-bless.service)
@@ -63,6 +68,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Restore => update::restore::run(&paths),
         Verb::RecoverArming => update::recover::arming(&paths),
         Verb::RecoverCheckpoint => update::recover::checkpoint(&paths),
+        Verb::Pager { unit } => update::memory::bring(&paths, &unit),
+        Verb::Lost { unit } => update::memory::lost(&paths, &unit),
         Verb::Assess => update::bless::assess(&paths),
         Verb::Bless => update::bless::run(&paths),
         Verb::Settle => update::settle::run(&paths),

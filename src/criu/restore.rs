@@ -23,6 +23,8 @@ pub struct Restore<'a> {
     pub files: Vec<(String, OwnedFd)>,
     /// Inodes of dumped stream sockets, and what stands for each now.
     pub streams: Vec<(u64, OwnedFd)>,
+    /// Whether a pager ([`crate::pager`]) listens beside the images and brings the memory that can wait.
+    pub lazy: bool,
 }
 
 impl Restore<'_> {
@@ -39,6 +41,7 @@ impl Restore<'_> {
             images_dir_fd: images.as_raw_fd(),
             work_dir_fd: Some(images.as_raw_fd()),
             log_file: Some(RESTORE_LOG.into()),
+            lazy_pages: self.lazy.then_some(true),
             ..common()
         };
         for (key, fd) in self.files {

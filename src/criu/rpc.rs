@@ -116,6 +116,9 @@ pub struct Options {
     /// Seconds that freezing may take.
     #[prost(uint32, optional, tag = "45")]
     pub timeout: Option<u32>,
+    /// Leave memory that can be filled on demand to who listens on `lazy-pages.socket` in the work directory.
+    #[prost(bool, optional, tag = "48")]
+    pub lazy_pages: Option<bool>,
     /// See [`LockMethod`].
     #[prost(enumeration = "LockMethod", optional, tag = "64")]
     pub network_lock: Option<i32>,

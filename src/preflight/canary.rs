@@ -100,7 +100,7 @@ fn try_out(criu: &Path, cage: &Path) -> Result<()> {
     bird.0.wait()?;
 
     let place = Place::default();
-    let restore = Restore { criu, images: &images, place, files: Vec::new(), streams: Vec::new() };
+    let restore = Restore { criu, images: &images, place, files: Vec::new(), streams: Vec::new(), lazy: false };
     let restored = restore.run(|_| true).context("restore")?;
     let after = ask(address).context("the canary does not answer after the restore");
     kill(Pid::from_raw(restored), Signal::SIGKILL).context("the restored canary is gone")?;

@@ -21,6 +21,8 @@ pub struct Foam {
     earlier: BTreeMap<Owner, Windows>,
     round: BTreeMap<Owner, Windows>,
     slots: Slots,
+    /// Bytes that this round has written, and the last one that was ended.
+    written: [u64; 2],
 }
 
 /// Why memory was not stored.
@@ -64,7 +66,7 @@ impl Slots {
 impl Foam {
     /// Nothing, on `medium`, of which every slot is free.
     pub fn new(medium: Arc<dyn Medium>) -> Self {
-        Self { medium, earlier: BTreeMap::new(), round: BTreeMap::new(), slots: Slots::default() }
+        Self { medium, earlier: BTreeMap::new(), round: BTreeMap::new(), slots: Slots::default(), written: [0; 2] }
     }
 
     /// Is there memory of `owner` from the round before?
@@ -111,7 +113,13 @@ impl Foam {
             let offset = window.slot * WINDOW + piece.offset();
             self.medium.write(offset, data).map_err(|e| FoamError::Medium(owner, e))?;
         }
+        self.written[0] += data.len() as u64;
         Ok(())
+    }
+
+    /// Bytes that the last round has written that was ended.
+    pub fn written(&self) -> u64 {
+        self.written[1]
     }
 
     /// `pages` pages of `owner` from `address` on are as the round before had them.
@@ -144,6 +152,7 @@ impl Foam {
 
     /// Ends the round: what it did not mention is gone.
     pub fn end_round(&mut self) {
+        self.written = [0, self.written[0]];
         let before = std::mem::replace(&mut self.earlier, std::mem::take(&mut self.round));
         for (owner, windows) in before {
             let now = self.earlier.get(&owner);

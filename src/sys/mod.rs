@@ -1,15 +1,21 @@
 //! The edge to the kernel: the only room with `unsafe`.
 
+pub mod advise;
 pub mod atomic;
+pub mod fds;
 pub mod freezer;
 pub mod hugepage;
 pub mod kexec;
 pub mod mdwe;
 pub mod pidfd;
+pub mod shared;
 pub mod spawn;
 pub mod timerfd;
 pub mod trust;
+pub mod uffd;
 pub mod watchdog;
+#[cfg(test)]
+pub mod watched;
 
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -10,6 +10,12 @@ use nix::libc;
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 
+impl AsRawFd for PidFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 fn fd_or_errno(ret: libc::c_long) -> io::Result<OwnedFd> {
     if ret < 0 {
         return Err(io::Error::last_os_error());

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
-use super::{ballast, bless, encryption};
+use super::{ballast, bless, encryption, memory};
 use crate::config::Settings;
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::paths::Paths;
@@ -46,6 +46,8 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
 pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     let settings = Settings::load(paths)?;
     let lock = Lock::take(&paths.lock())?;
+    // What is still on its way cannot be stored again.
+    memory::wait(&Systemd::connect()?, failed, bless::MEMORY_WITHIN)?;
     let target = choose_target(paths, Some(&failed.source))?;
     let mut record = Record::new(UpdateId::now(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.reverses = Some(failed.id.clone());

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, ballast, encryption, trial, undo};
+use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, ballast, encryption, memory, trial, undo};
 use crate::config::Settings;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
 use crate::{boot, faults, kernel};
+
+/// How long the last of a unit's memory may be on its way, less than `TimeoutStartSec=` of those who wait for it.
+pub const MEMORY_WITHIN: Duration = Duration::from_secs(400);
 
 /// Asks every restored unit how it is, once the machine is up. `kup-assess.service` runs it, before boot-complete.target.
 ///
@@ -24,7 +27,8 @@ pub fn assess(paths: &Paths) -> Result<()> {
     };
     faults::at("assess.begun")?;
     let phase = record.begin("assess");
-    let verdict = ask_units(paths, &record, Duration::from_secs(settings.health_timeout_sec));
+    let verdict = memory::wait(&Systemd::connect()?, &record, MEMORY_WITHIN)
+        .and_then(|()| ask_units(paths, &record, Duration::from_secs(settings.health_timeout_sec)));
     record.end(phase);
     if let Err(e) = &verdict {
         record.reason = Some(format!("{e:#}"));

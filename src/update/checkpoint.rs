@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
+use super::precopy::Precopied;
 use super::{Event, Lock, Record, State, UnitRecord, UnitState, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
@@ -91,6 +92,10 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     record.save(&paths.record())?;
     faults::at("checkpoint.prepared")?;
 
+    let phase = record.begin("pre-copy");
+    let stored = precopy_all(&plans, &criu, &images)?;
+    record.end(phase);
+
     let phase = record.begin("freeze and dump");
     // New connections wait from here on: one that is made but not accepted yet could not be dumped.
     lock::lock(&lock)?;
@@ -98,10 +103,11 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let failures: Vec<(UnitName, String)> = thread::scope(|scope| {
         let threads: Vec<_> = plans
             .iter()
+            .zip(stored)
             .zip(seats)
-            .map(|(plan, seat)| {
+            .map(|((plan, stored), seat)| {
                 let (criu, images) = (&criu, images.join(plan.unit.as_str()));
-                scope.spawn(move || dump_one(plan, criu, &images, seat))
+                scope.spawn(move || dump_one(plan, criu, &images, stored, seat))
             })
             .collect();
         let verdict = all_ready(&chair, record).and_then(|()| commit(paths, record, &images, phase));
@@ -219,10 +225,28 @@ fn plan(paths: &Paths, systemd: &Systemd, unit: &UnitName, record: &Record, sett
     })
 }
 
+/// Stores the memory of all units in advance, of all at the same time.
+fn precopy_all(plans: &[Plan], criu: &Path, images: &Path) -> Result<Vec<Precopied>> {
+    thread::scope(|scope| {
+        let precopy = |plan: &Plan| {
+            let stored = plan.precopy(criu, &images.join(plan.unit.as_str()));
+            stored.with_context(|| format!("{} cannot be checkpointed", plan.unit))
+        };
+        let threads: Vec<_> = plans.iter().map(|plan| scope.spawn(move || precopy(plan))).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| bail!("a thread broke"))).collect()
+    })
+}
+
 /// Dumps one unit; the reason, where it failed after everyone had agreed to go on.
-fn dump_one(plan: &Plan, criu: &Path, images: &Path, mut seat: Seat<UnitRecord>) -> Option<(UnitName, String)> {
+fn dump_one(
+    plan: &Plan,
+    criu: &Path,
+    images: &Path,
+    stored: Precopied,
+    mut seat: Seat<UnitRecord>,
+) -> Option<(UnitName, String)> {
     let mut agreed = false;
-    let result = plan.run(criu, images, |found| {
+    let result = plan.run(criu, images, stored, |found| {
         agreed = seat.ready(found);
         agreed
     });

@@ -1,5 +1,6 @@
 //! Checkpointing one unit: what CRIU does, and beside it what CRIU cannot do.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -8,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::precopy::{self, Precopied};
 use super::{ExternalFile, UnitRecord, UnitState, carry, manifest, timers};
-use crate::criu::{Dump, Externals};
+use crate::criu::{Dump, Externals, PageError, PageServer, plain};
 use crate::inspect::{self, UnitProcs};
 use crate::sys::{self, freezer::Freezer};
 use crate::systemd::{Status, Volatile};
@@ -37,43 +39,57 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Dumps the unit into `images`, which exists. `complete` gets what the new boot has to know, and is asked as in
+    /// Stores the unit's memory in advance, while it runs; see [`precopy`].
+    ///
+    /// # Errors
+    /// When it is not there, or `images` cannot be written to.
+    pub fn precopy(&self, criu: &Path, images: &Path) -> Result<Precopied> {
+        let namespaces = entered(self.status.main_pid)?;
+        precopy::run(&self.dump(criu, images, &namespaces))
+    }
+
+    fn dump<'a>(&self, criu: &'a Path, images: &'a Path, namespaces: &'a [String]) -> Dump<'a> {
+        let (main_pid, ghost_limit) = (self.status.main_pid, self.ghost_limit);
+        Dump { criu, images, main_pid, namespaces, ghost_limit, pages: None, parent: None }
+    }
+
+    /// Dumps the unit into `images`, which exists, and what of its memory is not `stored` yet. `complete` gets what the new boot has to know, and is asked as in
     /// [`Dump::run`].
     ///
     /// # Errors
     /// The reason; the unit goes on.
-    pub fn run(&self, criu: &Path, images: &Path, mut complete: impl FnMut(UnitRecord) -> bool) -> Result<()> {
+    pub fn run(
+        &self,
+        criu: &Path,
+        images: &Path,
+        stored: Precopied,
+        mut complete: impl FnMut(UnitRecord) -> bool,
+    ) -> Result<()> {
         ensure!(self.status.main_pid > 0, "it has no main process (it is {})", self.status.active);
         let namespaces = entered(self.status.main_pid)?;
-        let dump = Dump {
-            criu,
-            images,
-            main_pid: self.status.main_pid,
-            namespaces: &namespaces,
-            ghost_limit: self.ghost_limit,
-            pages: None,
-            parent: None,
-        };
+        let (server, socket) = PageServer::start(stored.foam)?;
+        let dump = self.dump(criu, images, &namespaces);
+        let dump = Dump { pages: Some(socket), parent: stored.parent.as_deref(), ..dump };
         // Asked before CRIU traces it: only one can.
         let mdwe = sys::mdwe::get(self.status.main_pid).context("cannot ask whether it denies write-and-execute")?;
-        let record = std::cell::RefCell::new(None);
-        let shared = std::cell::RefCell::default();
+        let (record, server) = (RefCell::new(None), Cell::new(Some(server)));
         let mut trouble = None;
         let result = dump.run(
             || {
                 let procs = inspect::unit(&self.unit)?;
                 let found = UnitRecord { mdwe, ..self.look(&procs, &namespaces, images)? };
-                *shared.borrow_mut() = procs.posix_shared_memory();
                 let externals = Externals {
                     files: found.files.iter().map(|f| f.key.clone()).collect(),
                     streams: found.streams.clone(),
                 };
-                *record.borrow_mut() = Some(found);
+                *record.borrow_mut() = Some((found, procs.posix_shared_memory()));
                 Ok(externals)
             },
             || {
-                let Some(mut found) = record.borrow_mut().take() else { return false };
-                match self.finish(&mut found, &shared.borrow(), images) {
+                let (Some((mut found, shared)), Some(server)) = (record.borrow_mut().take(), server.take()) else {
+                    return false;
+                };
+                match self.finish(&mut found, &shared, server, images) {
                     Ok(()) => complete(found),
                     Err(e) => {
                         trouble = Some(e);
@@ -82,7 +98,9 @@ impl Plan {
                 }
             },
         );
-        match trouble {
+        // Where memory could not be stored, CRIU only knows that nobody answered.
+        let unstored = server.take().and_then(|server| server.finish().err()).filter(|e| !matches!(e, PageError::Torn));
+        match trouble.or(unstored.map(Into::into)) {
             Some(e) => Err(e),
             None => Ok(result?),
         }
@@ -90,8 +108,16 @@ impl Plan {
 
     /// Adds to CRIU's image what CRIU does not dump, and seals it. Whatever becomes of CRIU from here on, the tasks stand
     /// still until somebody thaws them.
-    fn finish(&self, found: &mut UnitRecord, shared: &BTreeSet<PathBuf>, images: &Path) -> Result<()> {
+    fn finish(
+        &self,
+        found: &mut UnitRecord,
+        shared: &BTreeSet<PathBuf>,
+        server: PageServer,
+        images: &Path,
+    ) -> Result<()> {
         Freezer::of(&self.status.cgroup).freeze().context("its control group cannot be frozen")?;
+        plain::finish(server.finish()?, images)?;
+        precopy::forget(images)?;
         let shared = shared.iter().map(|path| path.to_string_lossy().into_owned());
         let paths = self.volatile.paths().into_iter().chain(shared);
         found.carried = carry::pack(paths, self.status.main_pid, images)?;

@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::criu::plain;
+
 /// Name of the manifest in a unit's image directory.
 const NAME: &str = "manifest.json";
-/// CRIU's logs and statistics are written behind the image's completion, and decide nothing.
-const LEFT_OUT: [&str; 2] = [".log", "stats-dump"];
+/// CRIU's logs and statistics are written behind the image's completion, and decide nothing. Memory has checksums of its own,
+/// which are in the list with their index.
+const LEFT_OUT: [&str; 3] = [".log", "stats-dump", plain::SLOTS];
 
 /// Size and digest of each file, by its path below the image directory.
 type Files = BTreeMap<String, (u64, String)>;

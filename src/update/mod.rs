@@ -14,6 +14,8 @@ mod id;
 mod lock;
 mod manifest;
 mod meeting;
+pub mod memory;
+mod precopy;
 mod record;
 pub mod recover;
 pub mod restore;

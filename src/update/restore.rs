@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
-use super::{Event, Lock, Record, State, ThisBoot, UnitRecord, UnitState, bless, encryption, manifest, trial};
+use super::{Event, Lock, Record, State, ThisBoot, UnitRecord, UnitState, bless, encryption, manifest, memory, trial};
 use crate::config::Settings;
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
@@ -82,6 +82,9 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
         return Ok(());
     }
     trial::end(paths, systemd, &record);
+    if let Err(e) = memory::wait(systemd, &record, bless::MEMORY_WITHIN) {
+        tracing::error!("{e:#}");
+    }
     bless::finish(paths, &mut record)
 }
 

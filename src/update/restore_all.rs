@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::meeting::{Chair, Seat};
 use super::restore_unit::Placeholder;
-use super::{Record, UnitRecord, UnitState, affinity, now_usec, timers};
+use super::{Record, UnitRecord, UnitState, affinity, memory, now_usec, timers};
 use crate::config::Settings;
 use crate::faults;
 use crate::paths::Paths;
@@ -136,6 +136,7 @@ impl<'a> RestoreAll<'a> {
         let result = (|| {
             let placeholder = Placeholder::wait(self.systemd, name, deadline)?;
             let begun = now_usec();
+            memory::listen(self.systemd, name)?;
             let pid = placeholder.restore(unit, images, |criu| {
                 let ready = prepare(unit, &placeholder, criu);
                 let go = match ready {
@@ -151,10 +152,11 @@ impl<'a> RestoreAll<'a> {
                 }
                 go
             });
-            if pid.is_err()
-                && let Err(e) = placeholder.freezer().thaw()
-            {
-                tracing::error!("{name}: {e}");
+            if pid.is_err() {
+                memory::stop(self.systemd, name);
+                if let Err(e) = placeholder.freezer().thaw() {
+                    tracing::error!("{name}: {e}");
+                }
             }
             let pid = pid?;
             tracing::info!("{name} is there as {pid}, {} ms after its sandbox was", (now_usec() - begun) / 1000);

@@ -92,6 +92,7 @@ impl Placeholder {
                 .context("its sandbox is gone")?,
             files: files.collect::<Result<_>>()?,
             streams: self.streams(&record.streams)?,
+            lazy: true,
         };
         Ok(job.run(resume)?)
     }

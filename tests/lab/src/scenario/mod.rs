@@ -13,6 +13,7 @@ mod faults;
 mod killed;
 mod package;
 mod packages;
+mod pager;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -75,6 +76,7 @@ pub const ALL: &[Scenario] = &[
     concurrent::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
+    pager::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     soak::SCENARIO,

@@ -1,0 +1,130 @@
+//! Memory that is stored while the unit runs, in rounds, so that little is left for the moment when it stands still.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::criu::{Dump, PageServer, plain};
+use crate::store::{Disk, Foam};
+
+/// What is dumped within the time that CRIU needs for everything else, bytes.
+const SMALL: u64 = 4 << 20;
+/// A round has to leave less than this share of what the one before it has left.
+const SHRINK: f64 = 0.8;
+/// However well they go.
+const MOST_ROUNDS: usize = 10;
+/// Directory of the rounds' own images in those of the unit.
+const ROUNDS: &str = "rounds";
+
+/// What is stored of a unit so far.
+pub struct Precopied {
+    /// Its memory.
+    pub foam: Foam,
+    /// The images of the last round, as [`Dump::parent`] takes them.
+    pub parent: Option<String>,
+}
+
+/// What one round has written, and how long it took.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    bytes: u64,
+    time: Duration,
+}
+
+/// Stores the memory that `last`, the dump that follows, is about, in as many rounds as pay. Where the kernel or CRIU cannot
+/// do it, nothing is stored yet: the last dump takes all at once then.
+///
+/// # Errors
+/// When its images' directory cannot be written to.
+pub fn run(last: &Dump) -> Result<Precopied> {
+    let images = last.images;
+    let disk = Arc::new(Disk::create(&images.join(plain::SLOTS)).context("memory cannot be stored")?);
+    let mut stored = Precopied { foam: Foam::new(disk.clone()), parent: None };
+    let mut rounds: Vec<Round> = Vec::new();
+    while rounds.len() < MOST_ROUNDS && pays(&rounds) {
+        let begun = Instant::now();
+        let n = rounds.len();
+        let dir = images.join(ROUNDS).join(n.to_string());
+        DirBuilder::new().mode(0o700).recursive(true).create(&dir).context("memory cannot be stored")?;
+        stored = match round(last, &dir, stored, n) {
+            Ok(next) => next,
+            Err(e) => {
+                tracing::info!("memory is not copied in advance: {e:#}");
+                // What an unfinished round has overwritten is spoilt.
+                return Ok(Precopied { foam: Foam::new(disk), parent: None });
+            }
+        };
+        rounds.push(Round { bytes: stored.foam.written(), time: begun.elapsed() });
+    }
+    tracing::debug!("memory copied in advance: {rounds:?}");
+    Ok(stored)
+}
+
+/// The rounds' images are of no use once the dump is there, and no part of it.
+///
+/// # Errors
+/// When they stay.
+pub fn forget(images: &Path) -> Result<()> {
+    match fs::remove_dir_all(images.join(ROUNDS)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("the rounds' images cannot be removed"),
+        _ => Ok(()),
+    }
+}
+
+fn round(last: &Dump, images: &Path, stored: Precopied, n: usize) -> Result<Precopied> {
+    let (server, socket) = PageServer::start(stored.foam)?;
+    let before = n.checked_sub(1).map(|before| format!("../{before}"));
+    let &Dump { criu, main_pid, namespaces, ghost_limit, .. } = last;
+    let (pages, parent) = (Some(socket), before.as_deref());
+    let dumped = Dump { criu, images, main_pid, namespaces, ghost_limit, pages, parent }.pre_dump();
+    let foam = server.finish();
+    dumped?;
+    Ok(Precopied { foam: foam?, parent: Some(format!("{ROUNDS}/{n}")) })
+}
+
+/// Does another round leave much less for the end? What a round writes was changed while the one before it went on, so that
+/// the next one will leave `changes per second * its own time`.
+fn pays(rounds: &[Round]) -> bool {
+    match rounds {
+        [] => true,
+        [first] => first.bytes > SMALL,
+        [.., before, last] => {
+            let rate = last.bytes as f64 / before.time.as_secs_f64().max(1e-3);
+            let bandwidth = last.bytes as f64 / last.time.as_secs_f64().max(1e-3);
+            last.bytes > SMALL && rate < SHRINK * bandwidth
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many rounds a unit of `size` bytes gets that changes `rate` bytes a second, at `bandwidth` bytes a second and
+    /// with half a second for each round whatever it does; and what is left to do at the end.
+    fn simulate(size: f64, rate: f64, bandwidth: f64) -> (usize, f64) {
+        let (mut rounds, mut dirty) = (Vec::new(), size);
+        while rounds.len() < MOST_ROUNDS && pays(&rounds) {
+            let time = 0.5 + dirty / bandwidth;
+            rounds.push(Round { bytes: dirty as u64, time: Duration::from_secs_f64(time) });
+            dirty = (rate * time).min(size);
+        }
+        (rounds.len(), dirty)
+    }
+
+    #[test]
+    fn rounds_end_when_they_do_not_pay() {
+        const MIB: f64 = (1 << 20) as f64;
+        assert_eq!(simulate(MIB, 0.0, 100.0 * MIB).0, 1, "a small unit");
+        assert_eq!(simulate(1000.0 * MIB, 0.0, 100.0 * MIB), (2, 0.0), "one that sits still");
+        let (rounds, left) = simulate(1000.0 * MIB, 10.0 * MIB, 100.0 * MIB);
+        assert!((3..6).contains(&rounds) && left < 20.0 * MIB, "{rounds} rounds leave {left}");
+        let (rounds, _) = simulate(1000.0 * MIB, 200.0 * MIB, 100.0 * MIB);
+        assert_eq!(rounds, 2, "one that writes faster than anybody copies");
+    }
+}
