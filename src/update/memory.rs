@@ -107,6 +107,10 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
 /// # Errors
 /// When it cannot be ended.
 pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
+    if Systemd::connect()?.status(&pager_of(unit))?.active != "failed" {
+        tracing::warn!("the pager of {unit} is there again");
+        return Ok(());
+    }
     let resumed = |record: Record| record.units.get(unit).is_some_and(|u| u.state == UnitState::Resumed);
     // One that was not resumed is looked after by whoever restores it.
     if Record::load(&paths.record())?.is_some_and(resumed) {
