@@ -34,7 +34,6 @@
 
 mod begin;
 pub mod collapse;
-pub mod count;
 pub mod fdstore;
 pub mod journal;
 mod process;

@@ -24,10 +24,11 @@ pub fn ask(view: &View) -> Vec<Finding> {
         let fix = "set vm.nr_hugepages in /etc/sysctl.d, so that every boot reserves them";
         found.push(Finding::warning("memory.hugetlb", message).fix(fix));
     }
-    let locked = sum(|m| m.locked) >> 20;
-    if locked > 0 {
-        let message = format!("{locked} MiB of its memory are locked: they are back in RAM before it goes on");
-        found.push(Finding::note("memory.locked", message));
+    // The rest is brought when it is asked for (CRIU's vma_entry_can_be_lazy()).
+    let eager = sum(|m| m.locked.saturating_add(m.shmem).saturating_add(m.hugetlb)) >> 20;
+    if eager > 0 {
+        let message = format!("{eager} MiB of its memory, shared or locked, are brought back before it goes on");
+        found.push(Finding::note("memory.eager", message));
     }
     found
 }
@@ -50,6 +51,6 @@ mod tests {
         );
         let mut unit = Unit::new();
         unit.main().memory = Memory { hugetlb: 4 << 20, locked: 2 << 20, ..Memory::default() };
-        assert_eq!(unit.ids(ask), ["memory.hugetlb", "memory.locked"]);
+        assert_eq!(unit.ids(ask), ["memory.hugetlb", "memory.eager"]);
     }
 }
