@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags};
@@ -43,14 +43,16 @@ pub fn keep(paths: &Paths, id: &UpdateId, secret: &[u8; SECRET], initrd: u64) ->
     nix::mount::mount(Some("kup"), &dir, Some("hugetlbfs"), flags, Some("mode=0700,pagesize=2M"))
         .context("cannot mount a hugetlbfs")?;
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join("key"))?;
-    change_pool(paths, CANDIDATES as i64).context("cannot have huge pages")?;
-    let addresses = hugepage::fill(&file, CANDIDATES, &render(id, secret)).context("cannot have huge pages")?;
+    grow_pool(paths).context("cannot have huge pages")?;
+    let addresses = hugepage::fill(&file, CANDIDATES, &[0], |_| true).context("cannot have huge pages")?;
     let ranges = system_ram(&fs::read_to_string(paths.at("/proc/iomem"))?);
-    let mut safe: Vec<u64> = addresses.into_iter().filter(|a| is_safe(*a, &ranges, initrd + KERNEL_ROOM)).collect();
-    safe.sort_unstable();
-    safe.truncate(COPIES);
-    ensure!(!safe.is_empty(), "all free huge pages lie where kexec may put the target kernel");
-    Ok(safe)
+    let safe = |address: &&u64| is_safe(**address, &ranges, initrd + KERNEL_ROOM);
+    let mut chosen: Vec<u64> = addresses.iter().filter(safe).copied().collect();
+    chosen.sort_unstable();
+    chosen.truncate(COPIES);
+    ensure!(!chosen.is_empty(), "all free huge pages lie where kexec may put the target kernel");
+    hugepage::fill(&file, CANDIDATES, &render(id, secret), |n| chosen.contains(&addresses[n]))?;
+    Ok(chosen)
 }
 
 /// The words that the target's command line needs.
@@ -82,10 +84,10 @@ pub fn take(paths: &Paths, id: &UpdateId, addresses: &[u64]) -> Result<[u8; SECR
 pub fn release(paths: &Paths, addresses: &[u64]) -> Result<()> {
     let dir = place(paths);
     if let Ok(file) = OpenOptions::new().read(true).write(true).open(dir.join("key")) {
-        let zeroed = hugepage::fill(&file, CANDIDATES, &[0; PAGE]);
+        let zeroed = hugepage::fill(&file, CANDIDATES, &[0; PAGE], |_| true);
         fs::remove_file(dir.join("key"))?;
         nix::mount::umount2(&dir, MntFlags::MNT_DETACH)?;
-        change_pool(paths, -(CANDIDATES as i64))?;
+        shrink_pool(paths)?;
         // Without pages there was nothing in them.
         zeroed.map(drop).or_else(|e| if e.kind() == io::ErrorKind::OutOfMemory { Ok(()) } else { Err(e) })?;
     } else if ensure_kept(paths, addresses).is_ok() {
@@ -109,11 +111,30 @@ fn place(paths: &Paths) -> PathBuf {
     paths.run_dir().join("handover")
 }
 
-/// hugetlbfs takes its pages from a pool that is as large as it is told to be.
-fn change_pool(paths: &Paths, by: i64) -> io::Result<()> {
+/// hugetlbfs takes its pages from a pool that is as large as it is told to be, if there is memory. How much it has grown is
+/// kept: others have their pages in it as well.
+fn grow_pool(paths: &Paths) -> Result<()> {
     let pool = paths.at(POOL);
-    let now: i64 = fs::read_to_string(&pool)?.trim().parse().map_err(io::Error::other)?;
-    fs::write(pool, (now + by).max(0).to_string())
+    let before = number(&pool)?;
+    fs::write(&pool, (before + CANDIDATES as u64).to_string())?;
+    Ok(fs::write(grown(paths), number(&pool)?.saturating_sub(before).to_string())?)
+}
+
+fn shrink_pool(paths: &Paths) -> Result<()> {
+    if !grown(paths).exists() {
+        return Ok(());
+    }
+    let pool = paths.at(POOL);
+    fs::write(&pool, number(&pool)?.saturating_sub(number(&grown(paths))?).to_string())?;
+    Ok(fs::remove_file(grown(paths))?)
+}
+
+fn grown(paths: &Paths) -> PathBuf {
+    paths.run_dir().join("handover.pool")
+}
+
+fn number(path: &Path) -> Result<u64> {
+    Ok(fs::read_to_string(path)?.trim().parse()?)
 }
 
 fn render(id: &UpdateId, secret: &[u8; SECRET]) -> Vec<u8> {

@@ -87,7 +87,8 @@ fn check(
     let report = preflight::run(paths, settings, &[], Some(&record.target.release))?;
     sys::atomic::write(&paths.run_dir().join(UPDATE_REPORT), &serde_json::to_vec(&report)?, 0o600)?;
     record.end(phase);
-    if let Err(e) = accept(&report, record, may_restart) {
+    let accepted = accept(&report, record, may_restart);
+    if let Err(e) = accepted.and_then(|()| memory::all_there(&Systemd::connect()?, record)) {
         record.reason = Some(format!("{e:#}"));
         record.advance(Event::Refuse, &paths.record())?;
         bless::finish(paths, record)?;

@@ -21,14 +21,17 @@ pub const MEMORY_WITHIN: Duration = Duration::from_secs(400);
 /// When a unit is not well: boot-complete.target is not reached then, and `kup-settle.service` goes back.
 pub fn assess(paths: &Paths) -> Result<()> {
     let settings = Settings::load(paths)?;
+    // Without the lock: it may take its time.
+    if let Some(record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) {
+        memory::wait(&Systemd::connect()?, &record, MEMORY_WITHIN)?;
+    }
     let _lock = Lock::take(&paths.lock())?;
     let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
         return Ok(());
     };
     faults::at("assess.begun")?;
     let phase = record.begin("assess");
-    let verdict = memory::wait(&Systemd::connect()?, &record, MEMORY_WITHIN)
-        .and_then(|()| ask_units(paths, &record, Duration::from_secs(settings.health_timeout_sec)));
+    let verdict = ask_units(paths, &record, Duration::from_secs(settings.health_timeout_sec));
     record.end(phase);
     if let Err(e) = &verdict {
         record.reason = Some(format!("{e:#}"));

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
 use super::precopy::Precopied;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, trial, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::lock::{self, Connection, LockSpec};
 use crate::paths::Paths;
+use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
@@ -82,12 +83,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
         // Known from before anything is frozen, so that it can be thawed whatever happens.
         record.units.entry(plan.unit.clone()).or_default().cgroup = plan.status.cgroup.clone();
     }
-    let procs = units.iter().map(inspect::unit).collect::<Result<Vec<_>, _>>()?;
-    let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
-    fs::write(images.join(NETLOCK), serde_json::to_vec(&lock)?)?;
-    record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
-    record.addresses.sort();
-    record.addresses.dedup();
+    memory::all_there(systemd, record)?;
     record.end(phase);
     record.save(&paths.record())?;
     faults::at("checkpoint.prepared")?;
@@ -97,6 +93,14 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     record.end(phase);
 
     let phase = record.begin("freeze and dump");
+    // Behind the pre-copy, which takes its time: what was connected meanwhile counts, too.
+    let procs = units.iter().map(inspect::unit).collect::<Result<Vec<_>, _>>()?;
+    let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
+    fs::write(images.join(NETLOCK), serde_json::to_vec(&lock)?)?;
+    record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
+    record.addresses.sort();
+    record.addresses.dedup();
+    record.save(&paths.record())?;
     // New connections wait from here on: one that is made but not accepted yet could not be dumped.
     lock::lock(&lock)?;
     let (chair, seats) = Chair::call(units.iter().cloned());
@@ -170,8 +174,13 @@ fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
 
 fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {
     let images = paths.images(record.id.as_str());
-    // Whatever lies there is nobody's, and may not be root's alone; where images are encrypted, it is a fresh file system.
-    if record.handover.is_none() {
+    if record.handover.is_some() {
+        ensure!(
+            Vault::new(paths, &record.id).is_open(),
+            "the encrypted file system for its images is not mounted any more"
+        );
+    } else {
+        // Whatever lies there is nobody's, and may not be root's alone.
         undo::wipe(&paths.images_root())?;
     }
     let mut builder = DirBuilder::new();

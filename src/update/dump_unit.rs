@@ -44,6 +44,10 @@ impl Plan {
     /// # Errors
     /// When it is not there, or `images` cannot be written to.
     pub fn precopy(&self, criu: &Path, images: &Path) -> Result<Precopied> {
+        // What a device writes into memory by itself, the kernel does not count as changed.
+        if inspect::unit(&self.unit)?.mappings().any(|(_, m)| m.is_aio()) {
+            return precopy::none(images);
+        }
         let namespaces = entered(self.status.main_pid)?;
         precopy::run(&self.dump(criu, images, &namespaces))
     }

@@ -8,7 +8,8 @@ use std::{io, process};
 use anyhow::{Context, Result, bail};
 use libsystemd::daemon::{NotifyState, notify};
 
-use super::{Record, UnitState};
+use super::restore_unit::is_placeholder;
+use super::{Record, UnitRecord, UnitState};
 use crate::criu::plain;
 use crate::pager::{Pager, Service, fdstore, socket};
 use crate::paths::Paths;
@@ -44,18 +45,48 @@ pub fn stop(systemd: &Systemd, unit: &UnitName) {
 pub fn wait(systemd: &Systemd, record: &Record, timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
     for name in record.units.iter().filter(|(_, u)| u.state == UnitState::Resumed).map(|(name, _)| name) {
-        let pager = pager_of(name);
-        while matches!(systemd.status(&pager)?.active.as_str(), "activating" | "active" | "deactivating") {
+        while is_under_way(systemd, name)? {
             if Instant::now() > deadline {
-                bail!(
-                    "{name} did not have its memory back within {} s; see 'journalctl -u {pager}'",
-                    timeout.as_secs()
-                );
+                bail!("{name} did not have its memory back within {} s", timeout.as_secs());
             }
             std::thread::sleep(POLL);
         }
     }
     Ok(())
+}
+
+/// Is memory of a unit of `record` still on its way?
+///
+/// # Errors
+/// When systemd does not answer.
+pub fn is_late(systemd: &Systemd, record: &Record) -> Result<bool> {
+    let resumed = record.units.iter().filter(|(_, u)| u.state == UnitState::Resumed);
+    Ok(resumed.map(|(name, _)| is_under_way(systemd, name)).collect::<Result<Vec<_>>>()?.contains(&true))
+}
+
+/// Fails unless every unit of `record` that is to be checkpointed has all its memory: what is not there would not be in the
+/// image either, and be zeros after the next switch.
+///
+/// # Errors
+/// Names the unit.
+pub fn all_there(systemd: &Systemd, record: &Record) -> Result<()> {
+    for name in record.units.iter().filter(|(_, u)| u.state == UnitState::Running).map(|(name, _)| name) {
+        // What a failed pager has left, systemd still holds.
+        if systemd.status(&pager_of(name))?.active != "inactive" {
+            bail!("{name} is still waiting for memory of the last update; see 'systemctl status {}'", pager_of(name));
+        }
+    }
+    Ok(())
+}
+
+fn is_under_way(systemd: &Systemd, unit: &UnitName) -> Result<bool> {
+    let active = systemd.status(&pager_of(unit))?.active;
+    Ok(matches!(active.as_str(), "activating" | "active" | "deactivating"))
+}
+
+/// Has the pager of `unit` given up?
+pub fn is_lost(systemd: &Systemd, unit: &UnitName) -> bool {
+    systemd.status(&pager_of(unit)).is_ok_and(|status| status.active == "failed")
 }
 
 /// Brings the memory of `unit` back. `kup-pager@UNIT.service` runs it, and systemd once more where it died.
@@ -72,8 +103,10 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         Some(pager) => pager,
         None if may_resume => Pager::listen(&images, socket::count_tasks(&images)?)?,
         // All of it was there when the last pager ended.
-        None => return Ok(()),
+        None => return Ok(notify(false, &[NotifyState::Ready]).map(drop)?),
     };
+    // Asked now: there may be no bus when it matters.
+    let cgroup = Systemd::connect()?.status(unit.as_str())?.cgroup;
     let sealed = plain::open(&images)?;
     let memory = |pid| -> io::Result<Arc<dyn Memory>> {
         let memory = sealed.process(pid).ok_or_else(|| io::Error::other("nothing is stored of it"))?;
@@ -83,7 +116,7 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
     let service = Service {
         memory: &memory,
         store: &fdstore::Systemd,
-        lost: &|e| kill(unit, &e.to_string()),
+        lost: &|e| kill(unit, &cgroup, &e.to_string()),
         fillers: available_parallelism().map_or(1, Into::into),
         huge: Vec::new(),
     };
@@ -101,32 +134,41 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
     Ok(())
 }
 
-/// Ends `unit`, whose pager cannot be started any more: without it the unit would read zeros as soon as what systemd has
-/// kept is closed. `kup-lost@UNIT.service` runs it.
+/// Ends `unit`, whose pager cannot be started any more: without it the unit would wait for ever, or read zeros as soon as
+/// what systemd has kept is closed. `kup-lost@UNIT.service` runs it.
 ///
 /// # Errors
-/// When it cannot be ended.
+/// When systemd does not answer.
 pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
-    if Systemd::connect()?.status(&pager_of(unit))?.active != "failed" {
+    let systemd = Systemd::connect()?;
+    if !is_lost(&systemd, unit) {
         tracing::warn!("the pager of {unit} is there again");
         return Ok(());
     }
-    let resumed = |record: Record| record.units.get(unit).is_some_and(|u| u.state == UnitState::Resumed);
-    // One that was not resumed is looked after by whoever restores it.
-    if Record::load(&paths.record())?.is_some_and(resumed) {
-        kill(unit, "its pager died again and again");
+    let record = Record::load(&paths.record())?;
+    let waiting = record.as_ref().and_then(|r| r.units.get(unit));
+    let status = systemd.status(unit.as_str())?;
+    // The pager may have ended it, and systemd have started a fresh one since.
+    let same = |u: &UnitRecord| status.main_pid == u.main_pid || is_placeholder(status.main_pid);
+    if waiting.is_some_and(|u| (u.state.may_resume() || u.state == UnitState::Resumed) && same(u)) {
+        kill(unit, &status.cgroup, "its pager died again and again");
     }
-    let clean = process::Command::new("systemctl").args(["clean", "--what=fdstore", &pager_of(unit)]).status()?;
-    if clean.success() { Ok(()) } else { bail!("systemd keeps what {} has left", pager_of(unit)) }
+    for verb in [["reset-failed"].as_slice(), &["clean", "--what=fdstore"]] {
+        let done = process::Command::new("systemctl").args(verb).arg(pager_of(unit)).status()?;
+        if !done.success() {
+            bail!("systemd keeps what {} has left", pager_of(unit));
+        }
+    }
+    Ok(())
 }
 
-fn kill(unit: &UnitName, reason: &str) {
+/// Kills every task, and does not return before: what is closed then is of dead processes. Those that wait for memory wait
+/// on meanwhile.
+fn kill(unit: &UnitName, cgroup: &str, reason: &str) {
     tracing::error!("{unit} is killed, because its memory cannot be brought back: {reason}");
-    let killed = Systemd::connect()
-        .and_then(|systemd| systemd.status(unit.as_str()))
-        .and_then(|status| Ok(Freezer::of(&status.cgroup).kill()?));
-    if let Err(e) = killed {
+    while let Err(e) = Freezer::of(cgroup).kill() {
         tracing::error!("{unit} cannot be killed: {e:#}");
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
 

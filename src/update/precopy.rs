@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::criu::{Dump, PageServer, plain};
-use crate::store::{Disk, Foam};
+use crate::store::{Disk, Foam, Medium};
 
 /// What is dumped within the time that CRIU needs for everything else, bytes.
 const SMALL: u64 = 4 << 20;
 /// A round has to leave less than this share of what the one before it has left.
 const SHRINK: f64 = 0.8;
+/// How long all rounds may take: whoever waits for the shutdown does not wait for ever.
+const WITHIN: Duration = Duration::from_secs(200);
 /// However well they go.
 const MOST_ROUNDS: usize = 10;
 /// Directory of the rounds' own images in those of the unit.
@@ -43,10 +45,12 @@ struct Round {
 /// When its images' directory cannot be written to.
 pub fn run(last: &Dump) -> Result<Precopied> {
     let images = last.images;
-    let disk = Arc::new(Disk::create(&images.join(plain::SLOTS)).context("memory cannot be stored")?);
+    let disk = slots(images)?;
     let mut stored = Precopied { foam: Foam::new(disk.clone()), parent: None };
     let mut rounds: Vec<Round> = Vec::new();
-    while rounds.len() < MOST_ROUNDS && pays(&rounds) {
+    let first = Instant::now();
+    let fits = |rounds: &[Round]| first.elapsed() + rounds.last().map_or(Duration::ZERO, |last| last.time) < WITHIN;
+    while rounds.len() < MOST_ROUNDS && fits(&rounds) && pays(&rounds) {
         let begun = Instant::now();
         let n = rounds.len();
         let dir = images.join(ROUNDS).join(n.to_string());
@@ -56,13 +60,29 @@ pub fn run(last: &Dump) -> Result<Precopied> {
             Err(e) => {
                 tracing::info!("memory is not copied in advance: {e:#}");
                 // What an unfinished round has overwritten is spoilt.
-                return Ok(Precopied { foam: Foam::new(disk), parent: None });
+                return none(images);
             }
         };
+        // What is on disk by then does not have to be written while the unit stands still.
+        disk.sync().context("memory cannot be stored")?;
         rounds.push(Round { bytes: stored.foam.written(), time: begun.elapsed() });
     }
     tracing::debug!("memory copied in advance: {rounds:?}");
     Ok(stored)
+}
+
+/// Nothing: the dump takes all at once.
+///
+/// # Errors
+/// When `images` cannot be written to.
+pub fn none(images: &Path) -> Result<Precopied> {
+    Ok(Precopied { foam: Foam::new(slots(images)?), parent: None })
+}
+
+fn slots(images: &Path) -> Result<Arc<Disk>> {
+    let path = images.join(plain::SLOTS);
+    let _ = fs::remove_file(&path);
+    Ok(Arc::new(Disk::create(&path).context("memory cannot be stored")?))
 }
 
 /// The rounds' images are of no use once the dump is there, and no part of it.

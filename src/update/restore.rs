@@ -75,6 +75,9 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
     let phase = record.begin("hand-over");
     hand_over(systemd, resumed, Instant::now() + Duration::from_secs(30));
     record.end(phase);
+    if back && let Err(e) = memory::wait(systemd, &record, bless::MEMORY_WITHIN) {
+        tracing::error!("{e:#}");
+    }
     record.advance(Event::Restored, &paths.record())?;
     faults::at("restore.ended")?;
     settle_units(systemd, &record)?;
@@ -82,9 +85,6 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
         return Ok(());
     }
     trial::end(paths, systemd, &record);
-    if let Err(e) = memory::wait(systemd, &record, bless::MEMORY_WITHIN) {
-        tracing::error!("{e:#}");
-    }
     bless::finish(paths, &mut record)
 }
 

@@ -60,7 +60,11 @@ impl<'a> RestoreAll<'a> {
                     scope.spawn(move || self.restore_one(name, unit, &images, seat, deadline))
                 })
                 .collect();
-            let failures = self.hear(&chair, &units, deadline);
+            let mut failures = self.hear(&chair, &units, deadline);
+            // A pager that has given up meanwhile has ended its unit.
+            let gone = units.iter().map(|(name, _)| name).filter(|name| memory::is_lost(self.systemd, name));
+            let gone = gone.filter(|name| failures.iter().all(|(failed, _)| failed != *name)).cloned();
+            failures.extend(gone.collect::<Vec<_>>().into_iter().map(|name| (name, "its memory was lost".into())));
             let verdict = self.commit(record, &units, failures);
             let go = verdict.is_ok();
             if go {
@@ -136,7 +140,7 @@ impl<'a> RestoreAll<'a> {
         let result = (|| {
             let placeholder = Placeholder::wait(self.systemd, name, deadline)?;
             let begun = now_usec();
-            memory::listen(self.systemd, name)?;
+            memory::listen(self.systemd, name).inspect_err(|_| memory::stop(self.systemd, name))?;
             let pid = placeholder.restore(unit, images, |criu| {
                 let ready = prepare(unit, &placeholder, criu);
                 let go = match ready {

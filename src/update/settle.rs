@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, restore, trial, undo};
+use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, memory, restore, trial, undo};
 use crate::net;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -31,6 +31,12 @@ pub fn run(paths: &Paths) -> Result<()> {
             restore::complete(paths, &systemd, record)
         }
         (ThisBoot::Bless, State::Assessing) if first => {
+            if memory::is_late(&systemd, &record)? {
+                // The boot is late for that alone. Whoever assesses waits for it, too.
+                drop(lock);
+                memory::wait(&systemd, &record, bless::MEMORY_WITHIN)?;
+                return systemd.start("kup-bless.service");
+            }
             let reason = record.reason.clone().unwrap_or_else(|| "the new boot did not complete".into());
             end(paths, &systemd, &mut record, &reason)?;
             drop(lock);
