@@ -1,7 +1,5 @@
 //! Pin, unpin and bless on a tree whose bootctl is a small script that does with the variable what the real one does.
 
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
 use crate::boot::efi::testing;
 use crate::preflight::Severity;
@@ -39,8 +37,13 @@ impl Machine {
         testing::set(&paths, "LoaderInfo", Some("systemd-boot 257.13-1~deb13u1"));
         testing::set(&paths, "LoaderEntrySelected", Some(&id(OLD)));
         let put = |path: &str, text: &str| put(&paths, path, text);
-        put(BOOTCTL, &bootctl);
-        fs::set_permissions(paths.at(BOOTCTL), fs::Permissions::from_mode(0o755)).unwrap();
+        put("/script", &bootctl);
+        // Not written by ourselves: what another test's thread forks at that moment would hold it open for writing, and a
+        // program that is written to cannot be executed.
+        fs::create_dir_all(paths.at(BOOTCTL).parent().unwrap()).unwrap();
+        let mut install = std::process::Command::new("install");
+        install.arg("-m755").args([paths.at("/script"), paths.at(BOOTCTL)]);
+        assert!(install.status().unwrap().success());
         put("/etc/machine-id", &format!("{TOKEN}\n"));
         put("/proc/sys/kernel/osrelease", OLD);
         for release in [OLD, NEW] {
