@@ -63,6 +63,11 @@ impl Paths {
         self.images_root().join(id)
     }
 
+    /// Is there a program `name` for the administration of the system?
+    pub fn has_tool(&self, name: &str) -> bool {
+        ["/sbin", "/usr/sbin"].iter().any(|dir| self.at(dir).join(name).exists())
+    }
+
     /// The parent of all updates' images.
     pub fn images_root(&self) -> PathBuf {
         self.state_dir().join("images")

@@ -51,6 +51,11 @@ impl<'a, R: Read> Messages<'a, R> {
 
     /// The next message; `None` at the end.
     pub(crate) fn next<M: Message + Default>(&mut self) -> Result<Option<M>, ImageError> {
+        let Some(bytes) = self.next_bytes()? else { return Ok(None) };
+        M::decode(bytes.as_slice()).map(Some).map_err(|e| self.damaged(e.to_string()))
+    }
+
+    fn next_bytes(&mut self) -> Result<Option<Vec<u8>>, ImageError> {
         if self.rest == 0 {
             return Ok(None);
         }
@@ -60,7 +65,7 @@ impl<'a, R: Read> Messages<'a, R> {
         }
         let mut bytes = vec![0; length as usize];
         self.fill(&mut bytes)?;
-        M::decode(bytes.as_slice()).map(Some).map_err(|e| self.damaged(e.to_string()))
+        Ok(Some(bytes))
     }
 
     fn word(&mut self) -> Result<u32, ImageError> {
@@ -95,6 +100,16 @@ pub(crate) fn messages<M: Message + Default>(
             Some(message) => messages.push(message),
             None => break,
         }
+    }
+    Ok(messages)
+}
+
+/// How many messages the image at `path` has, whatever is in them.
+pub(crate) fn count(path: &Path, input: (impl Read, u64), magic: u32) -> Result<usize, ImageError> {
+    let mut image = Messages::new(path, input, magic)?;
+    let mut messages = 0;
+    while image.next_bytes()?.is_some() {
+        messages += 1;
     }
     Ok(messages)
 }

@@ -14,11 +14,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::Error;
+use crate::criu::image;
 use crate::sys::fds;
 use crate::sys::uffd::Uffd;
 
 /// The name that CRIU connects to.
 pub const NAME: &str = "lazy-pages.socket";
+/// criu/include/magic.h.
+const PSTREE_MAGIC: u32 = 0x5027_3030;
 /// "RSTF": the tasks are about to run.
 const FINISHED: u32 = 0x5253_5446;
 
@@ -50,22 +53,9 @@ pub fn listen(work_dir: &Path) -> io::Result<UnixListener> {
 /// # Errors
 /// When it is no such image.
 pub fn count_tasks(images: &Path) -> io::Result<usize> {
-    count(&fs::read(images.join("pstree.img"))?).ok_or_else(|| io::Error::other("pstree.img is not an image of tasks"))
-}
-
-/// Two words of magic, then entries behind their sizes; nothing in an entry is of interest.
-fn count(image: &[u8]) -> Option<usize> {
-    const MAGIC: [u32; 2] = [0x5456_4319, 0x5027_3030];
-    let word = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?));
-    if [word(0)?, word(4)?] != MAGIC {
-        return None;
-    }
-    let (mut at, mut tasks) = (8, 0);
-    while at < image.len() {
-        at += 4 + word(at)? as usize;
-        tasks += 1;
-    }
-    (at == image.len()).then_some(tasks)
+    let path = images.join("pstree.img");
+    let image = fs::read(&path)?;
+    image::count(&path, (image.as_slice(), image.len() as u64), PSTREE_MAGIC).map_err(io::Error::other)
 }
 
 /// Waits for CRIU and hears of its `count` tasks.
@@ -130,8 +120,9 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
 mod tests {
     use super::*;
 
-    fn image(entries: &[&[u8]]) -> Vec<u8> {
-        let mut image = [0x5456_4319_u32.to_le_bytes(), 0x5027_3030_u32.to_le_bytes()].concat();
+    fn tasks(entries: &[&[u8]]) -> Vec<u8> {
+        let mut image = Vec::new();
+        image::head(&mut image, PSTREE_MAGIC).unwrap();
         for entry in entries {
             image.extend((entry.len() as u32).to_le_bytes());
             image.extend(*entry);
@@ -141,9 +132,11 @@ mod tests {
 
     #[test]
     fn tasks_are_counted() {
-        assert_eq!(count(&image(&[])), Some(0));
-        assert_eq!(count(&image(&[b"abc", b"", b"defgh"])), Some(3));
-        let whole = image(&[b"abc", b"defgh"]);
+        let count =
+            |bytes: &[u8]| image::count(Path::new("pstree.img"), (bytes, bytes.len() as u64), PSTREE_MAGIC).ok();
+        assert_eq!(count(&tasks(&[])), Some(0));
+        assert_eq!(count(&tasks(&[b"abc", b"", b"defgh"])), Some(3));
+        let whole = tasks(&[b"abc", b"defgh"]);
         assert_eq!(count(&whole[..whole.len() - 1]), None, "cut off");
         assert_eq!(count(&whole[..whole.len() - 7]), None, "cut off within a size");
         assert_eq!(count(b"not an image at all"), None);

@@ -73,8 +73,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     still_possible(paths, record)?;
     let settings = Settings::load(paths)?;
     let criu = criu::program().context("criu is not installed any more")?;
-    let units: Vec<UnitName> =
-        record.units.iter().filter(|(_, u)| u.state == UnitState::Running).map(|(n, _)| n.clone()).collect();
+    let units: Vec<UnitName> = record.units_in(UnitState::Running).cloned().collect();
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
     keep_systemd_calm(systemd, &units)?;

@@ -15,7 +15,6 @@ use crate::inspect;
 use crate::kernel::handover;
 use crate::paths::Paths;
 use crate::store::vault::{KEY, Vault};
-use crate::unit::UnitName;
 
 /// What the images' file system itself takes, and as much again as the services may grow until the checkpoint, bytes.
 const SLACK: u64 = 1 << 30;
@@ -27,7 +26,8 @@ const SLACK: u64 = 1 << 30;
 /// What could not be done.
 pub fn prepare(paths: &Paths, record: &mut Record) -> Result<Vec<String>> {
     let key = new_key()?;
-    let needed: u64 = running(record).map(|name| inspect::unit(name).map_or(0, |procs| procs.image_size())).sum();
+    let size = |name| inspect::unit(name).map_or(0, |procs| procs.image_size());
+    let needed: u64 = record.units_in(UnitState::Running).map(size).sum();
     // Written down first: an update that dies here has something to undo.
     record.handover = Some(Vec::new());
     record.save(&paths.record())?;
@@ -76,10 +76,6 @@ pub fn end(paths: &Paths, record: &Record) -> Result<()> {
 /// Is there a TPM that systemd can seal a key with?
 pub fn has_tpm2() -> bool {
     Command::new("systemd-creds").args(["has-tpm2", "--quiet"]).status().is_ok_and(|status| status.success())
-}
-
-fn running(record: &Record) -> impl Iterator<Item = &UnitName> {
-    record.units.iter().filter(|(_, u)| u.state == UnitState::Running).map(|(name, _)| name)
 }
 
 fn new_key() -> Result<[u8; KEY]> {

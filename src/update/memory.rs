@@ -44,24 +44,27 @@ pub fn stop(systemd: &Systemd, unit: &UnitName) {
 /// When it takes longer than `timeout`.
 pub fn wait(systemd: &Systemd, record: &Record, timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
-    for name in record.units.iter().filter(|(_, u)| u.state == UnitState::Resumed).map(|(name, _)| name) {
-        while is_under_way(systemd, name)? {
-            if Instant::now() > deadline {
-                bail!("{name} did not have its memory back within {} s", timeout.as_secs());
-            }
-            std::thread::sleep(POLL);
+    while let Some(name) = late(systemd, record)? {
+        if Instant::now() > deadline {
+            bail!("{name} did not have its memory back within {} s", timeout.as_secs());
         }
+        std::thread::sleep(POLL);
     }
     Ok(())
 }
 
-/// Is memory of a unit of `record` still on its way?
+/// A unit of `record` whose memory is still on its way.
 ///
 /// # Errors
 /// When systemd does not answer.
-pub fn is_late(systemd: &Systemd, record: &Record) -> Result<bool> {
-    let resumed = record.units.iter().filter(|(_, u)| u.state == UnitState::Resumed);
-    Ok(resumed.map(|(name, _)| is_under_way(systemd, name)).collect::<Result<Vec<_>>>()?.contains(&true))
+pub fn late<'a>(systemd: &Systemd, record: &'a Record) -> Result<Option<&'a UnitName>> {
+    for name in record.units_in(UnitState::Resumed) {
+        let active = systemd.status(&pager_of(name))?.active;
+        if matches!(active.as_str(), "activating" | "active" | "deactivating") {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Fails unless every unit of `record` that is to be checkpointed has all its memory: what is not there would not be in the
@@ -70,18 +73,13 @@ pub fn is_late(systemd: &Systemd, record: &Record) -> Result<bool> {
 /// # Errors
 /// Names the unit.
 pub fn all_there(systemd: &Systemd, record: &Record) -> Result<()> {
-    for name in record.units.iter().filter(|(_, u)| u.state == UnitState::Running).map(|(name, _)| name) {
+    for name in record.units_in(UnitState::Running) {
         // What a failed pager has left, systemd still holds.
         if systemd.status(&pager_of(name))?.active != "inactive" {
             bail!("{name} is still waiting for memory of the last update; see 'systemctl status {}'", pager_of(name));
         }
     }
     Ok(())
-}
-
-fn is_under_way(systemd: &Systemd, unit: &UnitName) -> Result<bool> {
-    let active = systemd.status(&pager_of(unit))?.active;
-    Ok(matches!(active.as_str(), "activating" | "active" | "deactivating"))
 }
 
 /// Has the pager of `unit` given up?

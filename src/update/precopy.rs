@@ -1,7 +1,6 @@
 //! Memory that is stored while the unit runs, in rounds, so that little is left for the moment when it stands still.
 
 use std::fs::{self, DirBuilder};
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::undo;
 use crate::criu::{Dump, PageServer, plain};
 use crate::store::{Disk, Foam, Medium};
 
@@ -90,10 +90,7 @@ fn slots(images: &Path) -> Result<Arc<Disk>> {
 /// # Errors
 /// When they stay.
 pub fn forget(images: &Path) -> Result<()> {
-    match fs::remove_dir_all(images.join(ROUNDS)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("the rounds' images cannot be removed"),
-        _ => Ok(()),
-    }
+    undo::wipe(&images.join(ROUNDS))
 }
 
 fn round(last: &Dump, images: &Path, stored: Precopied, n: usize) -> Result<Precopied> {

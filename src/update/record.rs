@@ -248,6 +248,11 @@ impl Record {
         if self.reverses.is_some() { &self.target.release } else { &self.source }
     }
 
+    /// The units that stand so.
+    pub fn units_in(&self, state: UnitState) -> impl Iterator<Item = &UnitName> {
+        self.units.iter().filter(move |(_, unit)| unit.state == state).map(|(name, _)| name)
+    }
+
     /// Parses a record.
     ///
     /// # Errors

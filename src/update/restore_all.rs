@@ -60,11 +60,7 @@ impl<'a> RestoreAll<'a> {
                     scope.spawn(move || self.restore_one(name, unit, &images, seat, deadline))
                 })
                 .collect();
-            let mut failures = self.hear(&chair, &units, deadline);
-            // A pager that has given up meanwhile has ended its unit.
-            let gone = units.iter().map(|(name, _)| name).filter(|name| memory::is_lost(self.systemd, name));
-            let gone = gone.filter(|name| failures.iter().all(|(failed, _)| failed != *name)).cloned();
-            failures.extend(gone.collect::<Vec<_>>().into_iter().map(|name| (name, "its memory was lost".into())));
+            let failures = self.hear(&chair, &units, deadline);
             let verdict = self.commit(record, &units, failures);
             let go = verdict.is_ok();
             if go {
@@ -88,6 +84,10 @@ impl<'a> RestoreAll<'a> {
             reports.push(super::meeting::Report { unit: name, word: Err(reason) });
         }
         debug_assert_eq!(reports.len(), units.len());
+        // A pager that has given up meanwhile has ended its unit.
+        for report in reports.iter_mut().filter(|r| r.word.is_ok() && memory::is_lost(self.systemd, &r.unit)) {
+            report.word = Err("its memory was lost".into());
+        }
         reports.into_iter().filter_map(|r| Some((r.unit, r.word.err()?))).collect()
     }
 

@@ -31,7 +31,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             restore::complete(paths, &systemd, record)
         }
         (ThisBoot::Bless, State::Assessing) if first => {
-            if memory::is_late(&systemd, &record)? {
+            if memory::late(&systemd, &record)?.is_some() {
                 // The boot is late for that alone. Whoever assesses waits for it, too.
                 drop(lock);
                 memory::wait(&systemd, &record, bless::MEMORY_WITHIN)?;

@@ -19,7 +19,7 @@ fn missing(paths: &Paths) -> Vec<Finding> {
     let mut found = Vec::new();
     let tools = [("cryptsetup", "cryptsetup-bin"), ("mkfs.ext4", "e2fsprogs")];
     for (tool, package) in tools {
-        if !["/sbin", "/usr/sbin"].iter().any(|dir| paths.at(dir).join(tool).exists()) {
+        if !paths.has_tool(tool) {
             let message = format!("Encryption=true needs {tool}");
             found.push(Finding::blocker("encryption.tools", message).fix(format!("install the package {package}")));
         }

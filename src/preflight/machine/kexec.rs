@@ -25,7 +25,7 @@ pub fn ask(paths: &Paths) -> Vec<Finding> {
         found.push(Finding::note("kexec.lockdown", message));
     }
     // systemd-shutdown(8) runs it for the jump, and silently reboots where it is not there.
-    if !["/sbin/kexec", "/usr/sbin/kexec"].iter().any(|p| paths.at(p).exists()) {
+    if !paths.has_tool("kexec") {
         let message = "/sbin/kexec is missing: 'systemctl kexec' would be an ordinary reboot";
         found.push(Finding::blocker("kexec.tools", message).fix("install the package kexec-tools"));
     }

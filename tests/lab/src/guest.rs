@@ -32,6 +32,14 @@ pub fn service(vm: &Vm, unit: &str) -> Result<Service> {
     })
 }
 
+/// Installs a package that the image brings along for scenarios.
+pub fn install_more(vm: &Vm, package: &str) -> Result<()> {
+    vm.put_bytes(b"deb [trusted=yes] file:/srv/kup-lab/repo-more ./\n", "/etc/apt/sources.list.d/more.list")?;
+    let install = format!("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y {package}");
+    let out = vm.try_ssh(&install, Duration::from_secs(900))?;
+    crate::sh::check(&install, out).map(drop)
+}
+
 /// The record of the newest update.
 pub fn record(vm: &Vm) -> Result<Value> {
     Ok(serde_json::from_str(&vm.ssh("cat /etc/kup/record.json")?)?)

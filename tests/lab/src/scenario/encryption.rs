@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::Scenario;
 use super::fallback::{Start, Trouble};
-use super::update::{Clients, expect_same, fill, observe, verify};
+use super::update::{fill, update_filled};
 use crate::client::memcached::Keys;
 use crate::guest;
 use crate::ready::{STAGED, UNITS};
@@ -30,8 +30,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.put_bytes(SETTINGS.as_bytes(), "/etc/kup/kup.toml")?;
     let out = ctx.vm.try_ssh("kup check", Duration::from_secs(120))?;
     ensure!(out.code == 3 && out.stdout.contains("encryption.tools"), "kup check ({}): {}", out.code, out.stdout);
-    ctx.vm.put_bytes(b"deb [trusted=yes] file:/srv/kup-lab/repo-more ./\n", "/etc/apt/sources.list.d/more.list")?;
-    ctx.vm.ssh("apt-get -q update && apt-get -q install -y --no-install-recommends cryptsetup-bin")?;
+    guest::install_more(&ctx.vm, "cryptsetup-bin")?;
     let check = ctx.vm.ssh("kup check")?;
     ensure!(check.contains("encryption.reset"), "kup check does not tell what a reset means: {check}");
     given_up(ctx)?;
@@ -52,16 +51,7 @@ fn given_up(ctx: &mut Ctx) -> Result<()> {
 }
 
 fn there(ctx: &mut Ctx) -> Result<()> {
-    let services = fill(ctx, KEYS)?;
-    let before = observe(ctx)?;
-    let clients = Clients::connect(ctx, KEYS)?;
-    let record = guest::update(ctx, "")?;
-    guest::expect_done(&record, &UNITS)?;
-    let new = ctx.about().new_kernel.clone();
-    ctx.expect_kernel(&new)?;
-    clients.finish(ctx)?;
-    expect_same(ctx, &services, &before)?;
-    verify(ctx, KEYS)?;
+    update_filled(ctx, KEYS)?;
     expect_nothing_secret(ctx)
 }
 

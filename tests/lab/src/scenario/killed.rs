@@ -25,10 +25,8 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 2 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(300);
-/// Kills the first CRIU that restores. It calls itself so then.
-const KILLER: &str = "[Unit]\nDefaultDependencies=no\nBefore=kup-restore.service\nConditionKernelCommandLine=kup.txn\n\
-    [Service]\nExecStart=/bin/sh -c 'until pkill -KILL -f \"(dump|restore) --rp[c]\"; do sleep 0.02; done'\n\
-    [Install]\nWantedBy=kup-restore.service\n";
+/// Kills the first CRIU at work, which calls itself so then.
+const KILL: &str = "until pkill -KILL -f \"(dump|restore) --rp[c]\"; do sleep 0.02; done";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     dump(ctx)?;
@@ -43,8 +41,7 @@ fn dump(ctx: &mut Ctx) -> Result<()> {
     let boot = ctx.vm.boot_id()?;
     ctx.step("CRIU is killed while it dumps");
     ctx.vm.ssh("kup update --yes --stage-only")?;
-    let killer = "until pkill -KILL -f \"(dump|restore) --rp[c]\"; do sleep 0.02; done";
-    ctx.vm.ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-killer sh -c '{killer}'"))?;
+    ctx.vm.ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-killer sh -c '{KILL}'"))?;
     ctx.vm.ssh("systemctl kexec")?;
     let record = guest::wait_ended(ctx, LIMIT)?;
     ensure!(record["state"] == "aborted", "the update is {}", record["state"]);
@@ -74,7 +71,11 @@ fn kupd(ctx: &mut Ctx) -> Result<()> {
 /// Nothing was resumed, and the images are as good as they were: the old kernel restores them.
 fn restore(ctx: &mut Ctx) -> Result<()> {
     let start = Start::new(ctx)?;
-    ctx.vm.put_bytes(KILLER.as_bytes(), "/etc/systemd/system/lab-killer.service")?;
+    let killer = format!(
+        "[Unit]\nDefaultDependencies=no\nBefore=kup-restore.service\nConditionKernelCommandLine=kup.txn\n\
+         [Service]\nExecStart=/bin/sh -c '{KILL}'\n[Install]\nWantedBy=kup-restore.service\n"
+    );
+    ctx.vm.put_bytes(killer.as_bytes(), "/etc/systemd/system/lab-killer.service")?;
     ctx.vm.ssh("systemctl daemon-reload && systemctl enable lab-killer.service")?;
     let clients = Clients::connect(ctx, KEYS)?;
     ctx.step("kup update, with a CRIU that is killed while it restores");

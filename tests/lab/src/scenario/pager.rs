@@ -6,10 +6,10 @@ use anyhow::{Result, ensure};
 
 use super::Scenario;
 use super::afterwards::expect_no_leftovers;
-use super::update::{Clients, expect_same, fill, observe, verify};
+use super::update::update_filled;
 use crate::client::memcached::Keys;
 use crate::guest;
-use crate::ready::{STAGED, UNITS};
+use crate::ready::STAGED;
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
@@ -54,15 +54,8 @@ fn killed(ctx: &mut Ctx) -> Result<usize> {
 fn once(ctx: &mut Ctx) -> Result<()> {
     ctx.step("it is killed once");
     install(ctx, 1)?;
-    let services = fill(ctx, KEYS)?;
-    let before = observe(ctx)?;
-    let clients = Clients::connect(ctx, KEYS)?;
-    let record = guest::update(ctx, "")?;
-    guest::expect_done(&record, &UNITS)?;
+    update_filled(ctx, KEYS)?;
     ensure!(killed(ctx)? == 1, "it was not killed");
-    clients.finish(ctx)?;
-    expect_same(ctx, &services, &before)?;
-    verify(ctx, KEYS)?;
     let restarts = ctx.vm.ssh("journalctl -b -u kup-pager@memcached.service -o cat")?;
     ensure!(restarts.contains("Scheduled restart job"), "it was not started again: {restarts}");
     expect_no_leftovers(ctx)

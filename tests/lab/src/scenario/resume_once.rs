@@ -58,10 +58,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
 /// PostgreSQL as Debian ships it, redis in append-only mode; both write before they answer.
 fn set_up(ctx: &mut Ctx) -> Result<()> {
     ctx.step("installing PostgreSQL");
-    ctx.vm.put_bytes(b"deb [trusted=yes] file:/srv/kup-lab/repo-more ./\n", "/etc/apt/sources.list.d/more.list")?;
-    let install = "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y postgresql";
-    let out = ctx.vm.try_ssh(install, Duration::from_secs(900))?;
-    crate::sh::check(install, out)?;
+    guest::install_more(&ctx.vm, "postgresql")?;
     ctx.vm.ssh(
         "cd /etc/postgresql/17/main && echo \"listen_addresses = '*'\" >>postgresql.conf && \
          echo 'host all all 10.77.0.0/24 trust' >>pg_hba.conf && \

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::Scenario;
 use crate::client::download::Download;
@@ -31,16 +32,31 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     expect_hint(ctx, &apt)?;
     let before = observe(ctx)?;
     let clients = Clients::start(ctx, KEYS)?;
+    let record = update_and_compare(ctx, &services, &before, clients)?;
+    for (name, took) in guest::phases(&record) {
+        ctx.figure(&name, took, "s");
+    }
+    verify(ctx, KEYS)
+}
+
+/// An update of services that are filled here: they go on as they were, connections included.
+pub fn update_filled(ctx: &mut Ctx, keys: Keys) -> Result<()> {
+    let services = fill(ctx, keys)?;
+    let before = observe(ctx)?;
+    let clients = Clients::connect(ctx, keys)?;
+    update_and_compare(ctx, &services, &before, clients)?;
+    verify(ctx, keys)
+}
+
+/// `kup update` to the new kernel; gives its record.
+fn update_and_compare(ctx: &mut Ctx, services: &[Service], before: &Observed, clients: Clients) -> Result<Value> {
     let record = guest::update(ctx, "")?;
     guest::expect_done(&record, &UNITS)?;
     let new = ctx.about().new_kernel.clone();
     ctx.expect_kernel(&new)?;
     clients.finish(ctx)?;
-    expect_same(ctx, &services, &before)?;
-    for (name, took) in guest::phases(&record) {
-        ctx.figure(&name, took, "s");
-    }
-    verify(ctx, KEYS)
+    expect_same(ctx, services, before)?;
+    Ok(record)
 }
 
 /// In manual mode, apt's last line says what to run.
