@@ -116,7 +116,7 @@ impl ByHand {
 fn timed(ctx: &mut Ctx, command: &str, dir: &str) -> Result<f64> {
     ctx.step(command);
     let script = format!(
-        "begun=$(date +%s%N); {command} >/dev/null 2>&1 || {{ tail -n 8 {dir}/criu.log >&2; exit 1; }}; \
+        "begun=$(date +%s%N); {{ {command}; }} >/dev/null 2>&1 || {{ tail -n 8 {dir}/criu.log >&2; exit 1; }}; \
          echo $(($(date +%s%N) - begun))"
     );
     let out = ctx.vm.try_ssh(&script, LIMIT)?;
