@@ -126,5 +126,5 @@ fn timed(ctx: &mut Ctx, command: &str, dir: &str) -> Result<f64> {
 
 /// What memcached has to be allowed (MiB) so that it forgets none of these keys: its chunks are larger than what they hold.
 pub fn memory_for(keys: Keys) -> u64 {
-    (keys.count * keys.size as u64 >> 20) * 3 / 2 + 64
+    ((keys.count * keys.size as u64) >> 20) * 3 / 2 + 64
 }
