@@ -85,8 +85,7 @@ mod tests {
         table.row("plain CRIU", &[Some(2.0), None]);
         table.row("kup", &[Some(0.25), Some(change(0.25, 2.0))]);
         table.note("1 GiB");
-        let text = "\
-               checkpoint (s)  against plain CRIU (%)
+        let text = "               checkpoint (s)  against plain CRIU (%)
    plain CRIU           2.000
    kup                  0.250                   -87.5
    1 GiB
