@@ -9,7 +9,7 @@ use std::time::Duration;
 use kup::paths::Paths;
 use kup::preflight::{Finding, Report};
 use kup::request::{CHECK_REPORT, UPDATE_REQUEST, UpdateRequest};
-use kup::update::{Event, History, HistoryLine, Record, State, TargetKernel, UnitRecord, UnitState};
+use kup::update::{Event, History, HistoryLine, Phase, Record, State, TargetKernel, UnitRecord, UnitState};
 use private_bus::{Bench, DONE, Ending, FAILED};
 
 fn nothing(_: &Paths, unit: &str) -> Ending {
@@ -230,6 +230,32 @@ fn status_and_history() {
     let (code, out, _) = said(&bench.kup(&["status"]));
     assert_eq!(code, Some(7), "a unit started cold");
     assert!(out.contains("a.service  cold   its image is damaged\n"), "{out}");
+}
+
+#[test]
+fn plot() {
+    let bench = Bench::new(nothing);
+    let (code, _, err) = said(&bench.kup(&["plot"]));
+    assert!(code == Some(1) && err.contains("there was no update yet"), "{err}");
+    let mut ended = record("64a", "6.12.107");
+    ended.phases.push(Phase { name: "check".into(), start: 1_000_000, end: 3_000_000 });
+    History::append(&bench.paths.history(), &HistoryLine::from(&ended)).unwrap();
+    let mut current = record("64b", "6.12.110");
+    current.save(&bench.paths.record()).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let (code, _, err) = said(&bench.kup(&["plot"]));
+    assert!(code == Some(1) && err.contains("update 64b has no phases yet"), "{err}");
+    let (code, out, _) = said(&bench.kup(&["plot", "64a"]));
+    assert!(code == Some(0) && out.contains("<svg") && out.contains("check (2.0 s)"), "{out}");
+    current.begin("check");
+    current.save(&bench.paths.record()).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let (code, out, _) = said(&bench.kup(&["plot"]));
+    assert!(code == Some(0) && out.contains("kup update 64b") && out.contains("check (under way)"), "{out}");
+    let (code, _, err) = said(&bench.kup(&["plot", "64c"]));
+    assert!(code == Some(1) && err.contains("there is no update 64c; 'kup history' shows"), "{err}");
+    assert_eq!(bench.kup(&["plot", "../x"]).status.code(), Some(2));
+    assert_eq!(json(&bench.kup(&["plot", "64a", "--json"]))["phases"][0]["name"], "check");
 }
 
 #[test]

@@ -11,11 +11,15 @@ _kup_kernels() {
     done
 }
 
+_kup_updates() {
+    kup history 2>/dev/null | awk '/^[0-9]/ { print $4 }'
+}
+
 _kup() {
     local cur prev words cword
     _init_completion || return
 
-    local verb='' word verbs='preserve release list check update rollback abort status history'
+    local verb='' word verbs='preserve release list check update rollback abort status history plot'
     for word in "${words[@]:1:cword-1}"; do
         [[ " $verbs " == *" $word "* ]] && verb=$word && break
     done
@@ -43,6 +47,7 @@ _kup() {
     fi
     case $verb in
     '') mapfile -t COMPREPLY < <(compgen -W "$verbs help" -- "$cur") ;;
+    plot) mapfile -t COMPREPLY < <(compgen -W "$(_kup_updates)" -- "$cur") ;;
     preserve | release | check) mapfile -t COMPREPLY < <(compgen -W "$(_kup_units)" -- "$cur") ;;
     esac
 }

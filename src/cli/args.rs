@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
+use crate::update::UpdateId;
 
 /// Kernel updates that running services live through.
 ///
@@ -57,6 +58,10 @@ pub enum Command {
     Status,
     /// Show the updates that there were, oldest first.
     History,
+    /// Draw an update: its phases over time, and the blackout, as SVG.
+    ///
+    /// 'kup plot > update.svg'. Whatever shows web pages shows the picture.
+    Plot(Plot),
 }
 
 /// Arguments of `kup preserve`.
@@ -131,6 +136,14 @@ pub struct Rollback {
     /// Do not ask.
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// Arguments of `kup plot`.
+#[derive(Debug, Args)]
+pub struct Plot {
+    /// Which update, as 'kup history' shows it; the one that is under way or was the last one where it is not given.
+    #[arg(value_name = "ID")]
+    pub id: Option<UpdateId>,
 }
 
 #[cfg(test)]

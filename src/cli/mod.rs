@@ -7,6 +7,7 @@ mod history;
 mod mark;
 mod model;
 mod output;
+mod plot;
 mod progress;
 mod status;
 mod update;
@@ -76,5 +77,6 @@ async fn run(cli: Cli) -> Result<Exit, Error> {
         Command::Abort => update::abort(&context).await,
         Command::Status => status::status(&context).await,
         Command::History => history::history(&context).await,
+        Command::Plot(args) => plot::plot(&context, args).await,
     }
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::bus::{FindingEntry, UnitEntry};
+use crate::update::HistoryLine;
 
 /// Answer of `kup list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -99,8 +100,13 @@ impl Phase {
         Some(self.end_usec?.saturating_sub(self.start_usec))
     }
 
+    /// From the record's form, where an end of 0 is none.
+    pub fn new(name: String, start_usec: u64, end: u64) -> Self {
+        Self { name, start_usec, end_usec: (end > 0).then_some(end) }
+    }
+
     /// The word that it begins with; the unit that it concerns may follow.
-    fn kind(&self) -> &str {
+    pub fn kind(&self) -> &str {
         self.name.split(' ').next().unwrap_or_default()
     }
 }
@@ -117,14 +123,38 @@ impl Update {
     }
 }
 
-/// Microseconds in which clients got no answer: from where the first unit was frozen (or, where that is not told apart,
-/// dumped) to where the last one was unlocked (or restored).
-pub fn blackout(phases: &[Phase]) -> Option<u64> {
+impl From<HistoryLine> for Update {
+    fn from(line: HistoryLine) -> Self {
+        let phases: Vec<_> = line.phases.into_iter().map(|p| Phase::new(p.name, p.start, p.end)).collect();
+        let units = line.units.into_iter().map(|(unit, end)| {
+            let (state, reason) = match end.split_once(": ") {
+                Some((state, reason)) => (state.to_string(), Some(reason.to_string())),
+                None => (end, None),
+            };
+            UpdateUnit { unit: unit.to_string(), state, reason, outdated: Vec::new() }
+        });
+        Self {
+            id: line.id.to_string(),
+            state: line.result,
+            reason: line.reason,
+            source: line.source,
+            target: line.target,
+            stage_only: false,
+            units: units.collect(),
+            blackout_usec: blackout(&phases).map(|(start, end)| end - start),
+            phases,
+        }
+    }
+}
+
+/// When clients got no answer: from where the first unit was frozen (or, where that is not told apart, dumped) to where the
+/// last one was unlocked (or restored).
+pub fn blackout(phases: &[Phase]) -> Option<(u64, u64)> {
     let starts = |kind| phases.iter().filter(move |p| p.kind() == kind).map(|p| p.start_usec).min();
     let ends = |kind| phases.iter().filter(move |p| p.kind() == kind).map(|p| p.end_usec);
     let last = |kind| ends(kind).collect::<Option<Vec<_>>>()?.into_iter().max();
     let (start, end) = (starts("freeze").or_else(|| starts("dump"))?, last("unlock").or_else(|| last("restore"))?);
-    end.checked_sub(start)
+    (start <= end).then_some((start, end))
 }
 
 #[cfg(test)]
@@ -132,7 +162,18 @@ mod tests {
     use super::*;
 
     fn phase(name: &str, start_usec: u64, end_usec: u64) -> Phase {
-        Phase { name: name.into(), start_usec, end_usec: (end_usec > 0).then_some(end_usec) }
+        Phase::new(name.into(), start_usec, end_usec)
+    }
+
+    #[test]
+    fn an_update_of_the_history_is_one_as_well() {
+        let line = r#"{"id":"64a","result":"failed","reason":"no","source":"1","target":"2","ended":9,
+            "units":{"a.service":"resumed","b.service":"cold: its image is damaged: gone"},
+            "phases":[{"name":"freeze and dump","start":3,"end":4},{"name":"unlock","start":7,"end":8}]}"#;
+        let update = Update::from(serde_json::from_str::<HistoryLine>(line).unwrap());
+        assert_eq!((update.id.as_str(), update.state.as_str(), update.blackout_usec), ("64a", "failed", Some(5)));
+        let units: Vec<_> = update.units.iter().map(|u| (u.state.as_str(), u.reason.as_deref())).collect();
+        assert_eq!(units, [("resumed", None), ("cold", Some("its image is damaged: gone"))]);
     }
 
     #[test]
@@ -145,10 +186,10 @@ mod tests {
             phase("restore a.service", 100, 130),
             phase("restore b.service", 100, 120),
         ];
-        assert_eq!(blackout(&phases), Some(115));
+        assert_eq!(blackout(&phases), Some((15, 130)));
         phases.push(phase("freeze", 10, 12));
         phases.push(phase("unlock", 131, 133));
-        assert_eq!(blackout(&phases), Some(123));
+        assert_eq!(blackout(&phases), Some((10, 133)));
         assert_eq!(blackout(&phases[..4]), None, "the switch is not over");
         phases.truncate(5);
         phases.push(phase("restore b.service", 100, 0));

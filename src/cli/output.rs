@@ -86,7 +86,7 @@ pub fn duration(usec: u64) -> String {
 
 /// A moment in UTC, from microseconds since the epoch. Days are turned into a date by the civil calendar's 400-year
 /// cycles of 146,097 days, counted from 1 March so that the leap day comes last.
-fn moment(usec: u64) -> String {
+pub fn moment(usec: u64) -> String {
     let (days, seconds) = (usec / 86_400_000_000, usec / 1_000_000 % 86_400);
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);

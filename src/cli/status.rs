@@ -52,15 +52,14 @@ fn from_properties(mut properties: HashMap<String, OwnedVariant>) -> Update {
         take::<Vec<(String, Vec<String>)>>(&mut properties, "Outdated").into_iter().collect();
     let units = take::<Vec<(String, String, String)>>(&mut properties, "Units").into_iter();
     let phases = take::<Vec<(String, u64, u64)>>(&mut properties, "Phases").into_iter();
-    let phases: Vec<_> =
-        phases.map(|(name, start_usec, end)| Phase { name, start_usec, end_usec: (end > 0).then_some(end) }).collect();
+    let phases: Vec<_> = phases.map(|(name, start, end)| Phase::new(name, start, end)).collect();
     let units = units.map(|(unit, state, reason)| {
         let outdated = outdated.remove(&unit).unwrap_or_default();
         UpdateUnit { unit, state, reason: Some(reason).filter(|r| !r.is_empty()), outdated }
     });
     Update {
         units: units.collect(),
-        blackout_usec: blackout(&phases),
+        blackout_usec: blackout(&phases).map(|(start, end)| end - start),
         phases,
         id: take(&mut properties, "Id"),
         state: take(&mut properties, "State"),

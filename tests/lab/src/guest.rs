@@ -102,6 +102,33 @@ pub fn phases(record: &Value) -> Vec<(String, f64)> {
     record["phases"].as_array().into_iter().flatten().filter_map(phase).collect()
 }
 
+/// Seconds that the phases of these names took together; one that is missing is an error.
+pub fn took(record: &Value, names: &[&str]) -> Result<f64> {
+    let phases = phases(record);
+    let took = |name: &&str| {
+        let found = phases.iter().find(|(phase, _)| phase == name);
+        found.map(|(_, took)| took).with_context(|| format!("the record has no phase '{name}'"))
+    };
+    names.iter().map(took).sum()
+}
+
+/// Gives memcached so much memory (MiB) and starts it anew, empty.
+pub fn restart_memcached(vm: &Vm, memory: u64) -> Result<()> {
+    vm.ssh(&format!("sed -i 's/^-m .*/-m {memory}/' /etc/memcached.conf && systemctl restart memcached.service"))?;
+    listens(vm)
+}
+
+/// Waits until memcached listens.
+pub fn listens(vm: &Vm) -> Result<()> {
+    vm.ssh("until [ -n \"$(ss -Hltn sport = :11211)\" ]; do sleep 0.1; done").map(drop)
+}
+
+/// Of the machine's two kernels the one that does not run.
+pub fn other_kernel(ctx: &Ctx) -> Result<String> {
+    let (running, about) = (ctx.vm.uname()?, ctx.about());
+    Ok(if running == about.new_kernel { about.old_kernel.clone() } else { about.new_kernel.clone() })
+}
+
 /// Waits until `holds`, for at most `limit`.
 pub fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + limit;

@@ -90,7 +90,7 @@ pub fn mark(vm: &Vm) -> Result<()> {
     vm.ssh(&format!("head -c {DOWNLOAD} /dev/urandom > /var/www/html/large; chmod 644 /var/www/html/large"))?;
     vm.ssh(&format!("kup preserve {0} && systemctl restart {0}", UNITS.join(" ")))?;
     // memcached is a Type=simple service: systemd does not wait until it listens.
-    vm.ssh("until [ -n \"$(ss -Hltn sport = :11211)\" ]; do sleep 0.1; done").map(drop)
+    crate::guest::listens(vm)
 }
 
 /// Installs (or installs again) a package of kup.

@@ -17,10 +17,12 @@ use crate::runner::context::Ctx;
 use crate::scenario::Scenario;
 use crate::vm::{BOOT_LIMIT, GUEST, Vm};
 
+use super::console::{self, Jump};
+
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
     name: "blackout",
-    about: "how long memcached does not answer: reboot, kexec with cold (empty) start, kup; each split into phases",
+    about: "how long memcached does not answer: reboot, kexec with cold (empty) start, kup; phases; the least that a kexec takes",
     from: STAGED,
     all_only: false,
     run,
@@ -42,11 +44,16 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     boot_phases(ctx, "kup")?;
     ctx.vm.wait_idle(BOOT_LIMIT)?;
     let load = "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline";
+    let jump = Jump::watch(&ctx.vm)?;
     let kexec = cold(ctx, "kexec", &format!("{load} && systemctl kexec --no-block"))?;
+    // Nothing was restored in this boot: what its kernel and initrd took is what every kexec takes.
+    let floor = console::floor(&ctx.vm, jump.seen()?)?;
     let reboot = cold(ctx, "reboot", "systemctl reboot --no-block")?;
     ctx.figure("blackout: kup, everything kept", kup, "s");
     ctx.figure("blackout: systemctl kexec, cold and empty", kexec, "s");
     ctx.figure("blackout: systemctl reboot, cold and empty", reboot, "s");
+    ctx.figure("floor: from the kexec's jump to PID 1, nothing restored", floor, "s");
+    ctx.figure("kup against the floor", kup / floor, "times");
     ctx.figure("kup against kexec", kup / kexec, "times");
     ctx.figure("kup against reboot", kup / reboot, "times");
     Ok(())

@@ -1,7 +1,16 @@
 //! The benchmarks of `cargo lab bench`, one file each. They measure with [`Ctx::figure`](crate::runner::context::Ctx::figure).
 
 mod blackout;
+mod by_hand;
+mod by_kup;
+mod chart;
+mod console;
+mod idle;
 mod machine;
+mod techniques;
+mod throughput;
+mod working_set;
+mod writes;
 
 use std::fs;
 use std::process::Command;
@@ -17,7 +26,15 @@ use crate::scenario::Scenario;
 use crate::{runner, sh};
 
 /// All of them, in the order in which they are run.
-pub const ALL: &[Scenario] = &[machine::SCENARIO, blackout::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    machine::SCENARIO,
+    idle::SCENARIO,
+    blackout::SCENARIO,
+    techniques::SCENARIO,
+    writes::SCENARIO,
+    working_set::SCENARIO,
+    throughput::SCENARIO,
+];
 
 /// `cargo lab bench`: one machine at a time, so that nothing disturbs it.
 pub fn run(args: &BenchArgs) -> Result<u8> {

@@ -39,6 +39,15 @@ impl Connection {
         Ok(Self { reader: BufReader::new(stream) })
     }
 
+    /// The same for somebody who gives up after `patience`.
+    pub fn open_within(port: u16, patience: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&format!("{GUEST}:{port}").parse()?, patience)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self { reader: BufReader::new(stream) })
+    }
+
     /// Sends bytes.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.reader.get_mut().write_all(bytes).context("the connection broke while sending")

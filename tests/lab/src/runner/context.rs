@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use super::table::Table;
 use crate::image::About;
 use crate::vm::Vm;
 
@@ -19,6 +20,8 @@ pub struct Ctx {
     pub aloud: bool,
     /// What a benchmark has measured.
     pub figures: Vec<Figure>,
+    /// The same as a table, where a benchmark makes one.
+    pub table: Option<String>,
     started: Instant,
     steps: String,
 }
@@ -37,13 +40,14 @@ pub struct Figure {
 impl Ctx {
     /// For a machine that is in its ready state.
     pub fn new(vm: Vm, dir: PathBuf) -> Self {
-        Self { vm, dir, aloud: false, figures: Vec::new(), started: Instant::now(), steps: String::new() }
+        Self { vm, dir, aloud: false, figures: Vec::new(), table: None, started: Instant::now(), steps: String::new() }
     }
 
     /// Starts a scenario's clock and log anew.
     pub fn begin(&mut self, dir: PathBuf) {
         self.dir = dir;
         self.figures.clear();
+        self.table = None;
         self.steps.clear();
         self.started = Instant::now();
     }
@@ -72,6 +76,14 @@ impl Ctx {
     pub fn figure(&mut self, name: &str, value: f64, unit: &str) {
         self.step(&format!("{name}: {value:.3} {unit}"));
         self.figures.push(Figure { name: name.into(), value, unit: unit.into() });
+    }
+
+    /// Notes the values of a table, and shows it in place of their list.
+    pub fn table(&mut self, table: &Table) {
+        for (row, column, value) in table.values() {
+            self.figure(&format!("{row}: {}", column.name), value, column.unit);
+        }
+        self.table = Some(table.render());
     }
 
     /// Installs the new kernel from the machine's own repository, as an administrator would; gives apt's words.

@@ -6,6 +6,7 @@ pub mod context;
 pub mod pool;
 pub mod report;
 pub mod rundir;
+pub mod table;
 
 use std::sync::atomic::Ordering;
 

@@ -136,7 +136,7 @@ impl Pool<'_> {
             match result {
                 Ok(()) => {
                     self.report.ok(scenario.name, started.elapsed());
-                    self.report.figures(scenario.name, &ctx.figures);
+                    self.report.figures(scenario.name, &ctx.figures, ctx.table.as_deref());
                     fs::remove_dir_all(&dir).ok();
                 }
                 Err(error) => {

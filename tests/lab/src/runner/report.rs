@@ -34,13 +34,14 @@ impl Report {
         self.failed.fetch_add(failed, Ordering::Relaxed);
     }
 
-    /// Shows and keeps what was measured.
-    pub fn figures(&self, name: &str, figures: &[Figure]) {
+    /// Shows and keeps what was measured; a table shows it better than a list.
+    pub fn figures(&self, name: &str, figures: &[Figure], table: Option<&str>) {
         if figures.is_empty() {
             return;
         }
-        for figure in figures {
-            println!("   {:40} {:12.3} {}", figure.name, figure.value, figure.unit);
+        match table {
+            Some(table) => print!("{table}"),
+            None => figures.iter().for_each(|f| println!("   {:40} {:12.3} {}", f.name, f.value, f.unit)),
         }
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), figures.to_vec());
     }

@@ -1,0 +1,87 @@
+//! The document's table: what each technique makes of the two downtimes, against a plain checkpoint and restore.
+
+use anyhow::Result;
+
+use super::by_hand::{ByHand, Restore};
+use super::by_kup;
+use crate::client::memcached::Keys;
+use crate::ready::STAGED;
+use crate::runner::context::Ctx;
+use crate::runner::table::{Table, change};
+use crate::scenario::Scenario;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "techniques",
+    about: "checkpoint and restore of memcached: plain CRIU, its own pre-dumps and lazy pages, kup; 1 GiB with --memory 4096",
+    from: STAGED,
+    all_only: false,
+    run,
+};
+
+/// Percent of the memory that are written after each round.
+const WRITTEN: u64 = 10;
+/// Bytes of a value.
+const VALUE: usize = 8 << 10;
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    let mib = u64::from(ctx.vm.spec().memory / 4).min(1024);
+    let keys = Keys { count: (mib << 20) / VALUE as u64, size: VALUE };
+    by_kup::memcached_alone(ctx)?;
+    let mut results = Results::default();
+    crius_own(ctx, keys, &mut results)?;
+    // One line for each store, each an update to the machine's other kernel.
+    let foam = by_kup::update(ctx, keys, WRITTEN)?;
+    results.add("kup: FOAM on disk", foam.checkpoint, foam.restore);
+    let mut table = results.table();
+    table.note(format!("memcached with {mib} MiB of values, {WRITTEN} % of it written after each round"));
+    table
+        .note("(CRIU: once after each pre-dump; kup: all the while). Images end on the disk, and are read from there.");
+    ctx.table(&table);
+    Ok(())
+}
+
+/// What CRIU can do by itself. Images are used more than once: for one way of restoring after the other.
+fn crius_own(ctx: &mut Ctx, keys: Keys, results: &mut Results) -> Result<()> {
+    let mut memcached = ByHand::start(ctx, keys)?;
+    let dump = memcached.dump(ctx)?;
+    let eager = memcached.restore(ctx, Restore::Eager)?;
+    results.add("plain CRIU", dump, eager);
+    let lazy = memcached.restore(ctx, Restore::OnDemand)?;
+    memcached.forget(ctx)?;
+    for _ in 0..2 {
+        memcached.pre_dump(ctx)?;
+        memcached.write(ctx, WRITTEN)?;
+    }
+    let chain = memcached.dump(ctx)?;
+    results.add("CRIU, incremental", chain, memcached.restore(ctx, Restore::Eager)?);
+    results.add("CRIU, on demand", dump, lazy);
+    results.add("CRIU, incremental and on demand", chain, memcached.restore(ctx, Restore::OnDemand)?);
+    memcached.end(ctx)
+}
+
+/// Downtimes of checkpoint and restore, the first those of plain CRIU.
+#[derive(Default)]
+struct Results(Vec<(&'static str, f64, f64)>);
+
+impl Results {
+    fn add(&mut self, name: &'static str, checkpoint: f64, restore: f64) {
+        self.0.push((name, checkpoint, restore));
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new(&[
+            ("checkpoint", "s"),
+            ("against plain CRIU", "%"),
+            ("restore", "s"),
+            ("restore against plain CRIU", "%"),
+        ]);
+        let Some((plain, dump, eager)) = self.0.first() else { return table };
+        for (name, checkpoint, restore) in &self.0 {
+            let against = |value: f64, before: f64| (name != plain).then(|| change(value, before));
+            let (one, other) = (against(*checkpoint, *dump), against(*restore, *eager));
+            table.row(name, &[Some(*checkpoint), one, Some(*restore), other]);
+        }
+        table
+    }
+}

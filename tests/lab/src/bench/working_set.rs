@@ -1,0 +1,65 @@
+//! Does the blackout grow with the memory?
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::by_hand::memory_for;
+use super::by_kup;
+use crate::client::memcached::Keys;
+use crate::ready::STAGED;
+use crate::runner::context::Ctx;
+use crate::runner::table::Table;
+use crate::scenario::Scenario;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "working-set",
+    about: "kup's blackout for memcached with 256 MiB to 3 GiB, as far as memory (--memory) and disk allow",
+    from: STAGED,
+    all_only: false,
+    run,
+};
+
+/// MiB of values.
+const SIZES: [u64; 5] = [256, 512, 1024, 2048, 3072];
+/// Bytes of a value.
+const VALUE: usize = 8 << 10;
+/// Percent of the memory that are written while it is copied.
+const WRITTEN: u64 = 10;
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    by_kup::memcached_alone(ctx)?;
+    let mut table = Table::new(&[("blackout", "s"), ("checkpoint", "s"), ("restore", "s")]);
+    let (mut smallest, mut largest) = (None, None);
+    for mib in SIZES {
+        let keys = Keys { count: (mib << 20) / VALUE as u64, size: VALUE };
+        if let Some(why) = too_large(ctx, keys)? {
+            table.note(format!("{mib} MiB left out: {why}"));
+            continue;
+        }
+        let took = by_kup::update(ctx, keys, WRITTEN)?;
+        table.row(&format!("{mib} MiB"), &[Some(took.blackout), Some(took.checkpoint), Some(took.restore)]);
+        smallest = smallest.or(Some(took.blackout));
+        largest = Some(took.blackout);
+    }
+    let (Some(smallest), Some(largest)) = (smallest, largest) else {
+        bail!("not even {} MiB fit into this machine: more --memory", SIZES[0]);
+    };
+    table.note(format!("the largest against the smallest: {:.2} times", largest / smallest));
+    ctx.table(&table);
+    ctx.figure("largest against smallest", largest / smallest, "times");
+    Ok(())
+}
+
+/// Why so much cannot be kept in this machine. Half of the memory stays free for what else there is.
+fn too_large(ctx: &Ctx, keys: Keys) -> Result<Option<String>> {
+    let need = memory_for(keys);
+    let memory = u64::from(ctx.vm.spec().memory);
+    if need > memory / 2 {
+        return Ok(Some(format!("it needs {need} MiB, half of the machine's {memory} MiB at most")));
+    }
+    let free = ctx.vm.try_ssh("df --output=avail -m /var/lib/kup | tail -n 1", Duration::from_secs(60))?;
+    let free: u64 = free.text().trim().parse()?;
+    Ok((need > free).then(|| format!("it needs {need} MiB on the disk, where {free} MiB are free")))
+}
