@@ -39,7 +39,11 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         guest::expect_done(&record, &UNITS)?;
         ctx.expect_kernel(target)?;
         // An older kernel that was blessed is GRUB's default only by a setting.
-        if n % 2 == 0 { expect_no_leftovers(ctx)? } else { expect_nothing_left_but_the_pin(ctx)? }
+        if n % 2 == 0 {
+            expect_no_leftovers(ctx)?
+        } else {
+            expect_nothing_left_but_the_pin(ctx)?
+        }
         let now = kept(ctx, &services)?;
         match &mut first[n as usize % 2] {
             Some(first) => expect_no_growth(first, &now)?,
