@@ -25,8 +25,8 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 2 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(300);
-/// Kills the first CRIU at work, which calls itself so then.
-const KILL: &str = "until pkill -KILL -f \"(dump|restore) --rp[c]\"; do sleep 0.02; done";
+/// Kills the first CRIU at work, which calls itself so then. Not a pre-dump: without one the update goes on.
+const KILL: &str = "until pkill -KILL -f \"(^|[^-])(dump|restore) --rp[c]\"; do sleep 0.02; done";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     dump(ctx)?;
