@@ -239,6 +239,7 @@ impl<'a> Server<'a> {
         if self.serving.load(Ordering::Relaxed) > 0 {
             std::thread::sleep(PAUSE);
         }
+        crate::faults::linger("pager.fill");
         let Some(process) = self.turn()? else { return Ok(()) };
         let Some(piece) = process.state.write().expect("no poison").missing.take_next() else {
             if process.is_filled() {
