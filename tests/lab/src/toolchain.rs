@@ -77,7 +77,8 @@ impl Toolchain {
         self.write(&format!("{class}.java"), source)?;
         self.call(&format!("{JDK}/javac"), &["-d", &at("java"), &at(&format!("{class}.java"))])?;
         if !self.work().join("java/jre").exists() {
-            let options = ["--strip-debug", "--no-header-files", "--no-man-pages", "--add-modules", "java.base"];
+            let options =
+                ["--strip-java-debug-attributes", "--no-header-files", "--no-man-pages", "--add-modules", "java.base"];
             self.call(&format!("{JDK}/jlink"), &[&options[..], &["--output", &at("java/jre")]].concat())?;
         }
         let archive = self.work().join("java.tar.gz");

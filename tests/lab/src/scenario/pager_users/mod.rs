@@ -17,7 +17,7 @@ use crate::{deb, toolchain};
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
     name: "pager-users",
-    about: "jemalloc, glibc, Go and a JVM free, move, fork and allocate while their memory is still missing",
+    about: "jemalloc, glibc, Go and a JVM free, move, fork and allocate while their memory is missing; their pagers die",
     from: STAGED,
     all_only: true,
     run,
@@ -72,6 +72,22 @@ fn ask(connection: &mut Connection, request: &str, good: &str) -> Result<()> {
 fn run(ctx: &mut Ctx) -> Result<()> {
     install(ctx)?;
     let services = start(ctx)?;
+    let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
+    update_at_work(ctx, &services, &new)?;
+    ctx.step("and back; each pager is killed twice while it brings memory");
+    ctx.vm.put_bytes(killer().as_bytes(), "/etc/systemd/system/lab-killer.service")?;
+    ctx.vm.ssh("systemctl daemon-reload && systemctl enable lab-killer.service")?;
+    update_at_work(ctx, &services, &old)?;
+    for unit in UNITS {
+        let said = ctx.vm.ssh(&format!("journalctl -b -u kup-pager@{unit} -o cat"))?;
+        let again = said.matches("Scheduled restart job").count();
+        ensure!(again == 2, "the pager of {unit} was started again {again} times: {said}");
+    }
+    Ok(())
+}
+
+/// An update to the kernel `target` under load, of which nobody may notice more than a pause.
+fn update_at_work(ctx: &mut Ctx, services: &[Service], target: &str) -> Result<()> {
     ctx.step("clients connect");
     let peer = ctx.vm.peer();
     let clients = [
@@ -80,13 +96,14 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         Pulse::start("the Go program", peer, || Rounds::connect(7071, Rounds::PLAIN))?,
         Pulse::start("the JVM", peer, || Rounds::connect(7072, Rounds::PLAIN))?,
     ];
-    let record = guest::update(ctx, "")?;
+    let record = guest::update(ctx, &format!("--target {target}"))?;
     guest::expect_done(&record, &UNITS)?;
+    ctx.expect_kernel(target)?;
     for client in clients {
         let rhythm = client.stop()?;
         ctx.step(&format!("{} rounds, {:.1} s without an answer", rhythm.requests, rhythm.blackout.as_secs_f64()));
     }
-    for (unit, was) in UNITS.iter().zip(&services) {
+    for (unit, was) in UNITS.iter().zip(services) {
         let is = guest::service(&ctx.vm, unit)?;
         ensure!(is == *was && is.restarts == 0, "{unit} was {was:?} and is {is:?}");
     }
@@ -102,6 +119,18 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     })??;
     expect_saved(ctx)?;
     expect_no_leftovers(ctx)
+}
+
+/// Waits for the moment when tasks run, then kills each pager twice, a second after it has begun.
+fn killer() -> String {
+    format!(
+        "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine=kup.txn\nBefore=kup-restore.service\n\
+         [Service]\nExecStart=/bin/sh -c 'until grep -q \\'\"resumed\"\\' /etc/kup/record.json; do sleep 0.1; done; \
+         for n in 1 2; do sleep 1; for unit in {}; do \
+         systemctl kill --kill-whom=main --signal=KILL kup-pager@$unit; done; done'\n\
+         [Install]\nWantedBy=kup-restore.service\n",
+        UNITS.join(" ")
+    )
 }
 
 /// Pagers that take their time, and programs that the machine does not have.
@@ -173,8 +202,9 @@ fn expect_saved(ctx: &mut Ctx) -> Result<()> {
         Ok(())
     })?;
     ctx.vm.ssh(
-        "mkdir /srv/saved && cp /var/lib/redis/dump.rdb /srv/saved/ && cd / && redis-server --port 6380 --bind 0.0.0.0 \
+        "mkdir -p /srv/saved && cp /var/lib/redis/dump.rdb /srv/saved/ && cd / && redis-server --port 6380 --bind 0.0.0.0 \
          --protected-mode no --dir /srv/saved --save '' --daemonize yes",
     )?;
-    ctx.eventually(Duration::from_secs(60), |ctx| ctx.vm.peer().enter(|| redis::verify_at(6380, KEYS))?)
+    ctx.eventually(Duration::from_secs(60), |ctx| ctx.vm.peer().enter(|| redis::verify_at(6380, KEYS))?)?;
+    ctx.vm.ssh("redis-cli -p 6380 shutdown nosave").map(drop)
 }
