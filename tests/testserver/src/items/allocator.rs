@@ -69,7 +69,7 @@ fn fill(seed: u64, first: usize, words: &mut [u64]) {
 impl Allocator {
     /// About half of `mib` in small blocks.
     pub fn new(mib: usize) -> Result<Self> {
-        // As it is at first; it would grow with each large block that is freed.
+        // Half of a large one; glibc's own would grow with each that is freed.
         raw::mmap_threshold(LARGE[0] * 4)?;
         let mut new = Self { small: Vec::new(), large: Vec::new(), checks: 0, seed: 1 << 32 };
         new.small = new.blocks(mib * MIB / 2 / SMALL, SMALL)?;
