@@ -50,6 +50,14 @@ pub fn at(step: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// A place where a test can make things slow: `FAILPOINTS=place=sleep(100)`, as often as it is passed.
+pub fn linger(place: &str) {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(place);
+    #[cfg(not(feature = "failpoints"))]
+    let _ = place;
+}
+
 /// Reads what the environment asks for. Until the result is dropped, it is in force.
 #[cfg(feature = "failpoints")]
 pub fn set_up() -> impl Drop {

@@ -14,8 +14,10 @@
 //! effect. A fault may stand in the last slot as well: nothing is applied, and the successor wakes all waiting threads, whose
 //! faults then come anew.
 //!
-//! Only a fork leaves a gap. The child's userfaultfd is made by the read, and given to systemd one call later. A pager that
-//! dies in between takes it along, and the successor, which finds the fork but no descriptor, says [`Error::Lost`].
+//! Only a fork leaves a gap. The child's userfaultfd is made by the read, and sent to systemd by the very next call, some
+//! microseconds later; nobody can look at an event before it is read, nor have the kernel make the descriptor elsewhere. A
+//! pager that dies in between takes it along. The successor finds the fork but no descriptor, says [`Error::Lost`], and the
+//! unit is killed; until then, for as long as it takes to start a successor, that child reads zeros.
 //!
 //! [`Error::Lost`]: super::Error::Lost
 

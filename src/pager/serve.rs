@@ -185,6 +185,9 @@ impl<'a> Server<'a> {
                 (Event::Fault(address), _) => faults.push(page(address)),
                 (_, Some(uffd)) => {
                     let number = journal.keep(&event);
+                    // At once: until then our death would be the child's. systemd need not be waited for: what is on its way
+                    // to it stays open.
+                    self.store.keep(&fdstore::process(number), uffd.as_fd())?;
                     drop(journal);
                     self.adopt(number, process, uffd, state.fork())?;
                 }
@@ -200,7 +203,6 @@ impl<'a> Server<'a> {
 
     /// Serves a forked child, too.
     fn adopt(&self, number: usize, parent: &Process, uffd: Uffd, state: State) -> Result<(), Error> {
-        self.store.keep(&fdstore::process(number), uffd.as_fd())?;
         let child = Arc::new(Process::new(number, None, parent.image, uffd, parent.memory.clone(), state));
         self.processes.lock().expect("no poison").push(child.clone());
         Ok(self.bell.epoll.add(&child.uffd, once(number as u64))?)
@@ -239,6 +241,7 @@ impl<'a> Server<'a> {
         if self.serving.load(Ordering::Relaxed) > 0 {
             std::thread::sleep(PAUSE);
         }
+        crate::faults::linger("pager.fill");
         let Some(process) = self.turn()? else { return Ok(()) };
         let Some(piece) = process.state.write().expect("no poison").missing.take_next() else {
             if process.is_filled() {

@@ -181,6 +181,75 @@ fn a_damaged_index_is_refused() {
     assert_eq!(Sealed::open(b"elephant", medium).err(), Some(IndexError::Foreign));
 }
 
+/// A process with three pages in one window, and shared memory with one: little enough to try everything.
+fn small() -> (Arc<Ram>, Sealed) {
+    let medium = Arc::new(Ram::default());
+    let mut foam = Foam::new(medium.clone());
+    foam.begin(OWNERS[0]).unwrap();
+    foam.write(OWNERS[0], BASE * PAGE, &[page(1), page(2)].concat(), true).unwrap();
+    foam.write(OWNERS[0], (BASE + 3) * PAGE, &page(3), false).unwrap();
+    foam.begin(OWNERS[2]).unwrap();
+    foam.write(OWNERS[2], 0, &page(4), false).unwrap();
+    foam.end_round();
+    (medium, foam.seal())
+}
+
+#[test]
+fn an_index_is_refused_for_any_byte_that_lacks_and_any_bit_that_differs() {
+    let (medium, sealed) = small();
+    let index = sealed.index();
+    for length in 0..index.len() {
+        assert!(Sealed::open(&index[..length], medium.clone()).is_err(), "{length} bytes");
+    }
+    for bit in 0..index.len() * 8 {
+        let mut flipped = index.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Sealed::open(&flipped, medium.clone()).is_err(), "bit {bit}");
+    }
+    assert!(Sealed::open(&[index.as_slice(), &[0]].concat(), medium.clone()).is_err(), "a byte more");
+    assert!(Sealed::open(&index, medium).is_ok());
+}
+
+/// Where each page of [`small`] lies in its slots: nowhere else do bits matter.
+const PLACES: [(Owner, u64, u64); 4] = [
+    (OWNERS[0], BASE, BASE % 512),
+    (OWNERS[0], BASE + 1, BASE % 512 + 1),
+    (OWNERS[0], BASE + 3, BASE % 512 + 3),
+    (OWNERS[2], 0, 512),
+];
+
+fn read(sealed: &Sealed, (owner, number, _): (Owner, u64, u64)) -> io::Result<()> {
+    let mut owners = sealed.owners();
+    let (_, memory) = owners.find(|(o, _)| *o == owner).unwrap();
+    memory.read(number * PAGE, &mut page(0))
+}
+
+#[test]
+fn slots_that_are_cut_off_are_refused_from_there_on() {
+    let (medium, sealed) = small();
+    for length in (0..513 * PAGE).rev().step_by(1023) {
+        medium.0.lock().unwrap().truncate(length as usize);
+        for place in PLACES {
+            let there = (place.2 + 1) * PAGE <= length;
+            assert_eq!(read(&sealed, place).is_ok(), there, "{place:?} of {length} bytes");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_flipped_bit_in_a_slot_is_refused_where_it_lies(page in 0..513usize, byte in 0..PAGE as usize, bit in 0..8u32) {
+        let (medium, sealed) = small();
+        // Half of them where there is a page.
+        let page = PLACES.get(page % 8).map_or(page, |place| place.2 as usize);
+        medium.0.lock().unwrap()[page * PAGE as usize + byte] ^= 1 << bit;
+        for place in PLACES {
+            prop_assert_eq!(read(&sealed, place).is_err(), place.2 as usize == page);
+        }
+    }
+}
+
 /// Its digest is right, but somebody has made it up.
 #[test]
 fn an_absurd_index_is_refused() {

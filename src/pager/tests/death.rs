@@ -157,6 +157,47 @@ fn succession() {
 }
 
 #[test]
+fn a_child_whose_descriptor_died_with_a_pager_is_lost() {
+    alone("death::a_child_whose_descriptor_died_with_a_pager_is_lost", lost_child);
+}
+
+fn lost_child() {
+    let uffd = watched::open().expect("userfaultfd");
+    Watched::map(Some(&uffd), 10 * PAGE);
+    let mut journal = Journal::create().unwrap();
+    journal.task(7).unwrap();
+    journal.whole().unwrap();
+    let journal = std::thread::scope(|scope| {
+        let pager = scope.spawn(|| {
+            let (event, child) = loop {
+                match journal.read(0, &uffd).unwrap() {
+                    Some(read) => break read,
+                    None => std::thread::sleep(Duration::from_millis(1)),
+                }
+            };
+            journal.keep(&event);
+            drop(child.expect("a fork"));
+            journal
+        });
+        let child = watched::fork(|| 0);
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+        pager.join().unwrap()
+    });
+    let (connection, _criu) = UnixStream::pair().unwrap();
+    let fds = vec![
+        (fdstore::JOURNAL.to_string(), journal.file().try_clone().unwrap().into()),
+        (fdstore::CONNECTION.to_string(), connection.into()),
+        (fdstore::process(0), uffd.as_fd().try_clone_to_owned().unwrap()),
+    ];
+    let image: Arc<dyn Memory> = Arc::new(Image::with_holes(0, 10, Duration::ZERO));
+    let told = Mutex::new(false);
+    let lost = |error: &Error| *told.lock().unwrap() = matches!(error, Error::Lost { pid: 7, .. });
+    let pager = Pager::resume_from_fds(fds).unwrap();
+    assert!(pager.run(&service(&|_| Ok(image.clone()), &Nobody, &lost)).is_err());
+    assert!(*told.lock().unwrap());
+}
+
+#[test]
 fn a_process_whose_descriptor_died_is_lost() {
     let mut journal = Journal::create().unwrap();
     journal.task(7).unwrap();

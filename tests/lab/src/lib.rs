@@ -18,6 +18,7 @@ pub mod runner;
 pub mod scenario;
 pub mod sh;
 pub mod spawner;
+pub mod toolchain;
 pub mod vm;
 
 use anyhow::Result;

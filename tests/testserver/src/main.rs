@@ -2,7 +2,8 @@
 //! checks itself on request. It runs as an ordinary hardened service; `kup-testserver.service` is its unit.
 //!
 //! The environment configures it: `RUNTIME_DIRECTORY` and `STATE_DIRECTORY` as systemd sets them,
-//! `KUP_TESTSERVER_PORT` (7070; 0 takes any) and `KUP_TESTSERVER_HEAP_MIB` (32). See [`protocol`] for what it answers.
+//! `KUP_TESTSERVER_PORT` (7070; 0 takes any), `KUP_TESTSERVER_HEAP_MIB` (32) and
+//! `KUP_TESTSERVER_ALLOCATOR_MIB` (8). See [`protocol`] for what it answers.
 
 mod items;
 mod pattern;
@@ -26,6 +27,8 @@ pub struct Config {
     pub port: u16,
     /// Size of the heap pattern.
     pub heap_mib: usize,
+    /// Size of what is allocated and freed again and again.
+    pub allocator_mib: usize,
 }
 
 impl Config {
@@ -35,6 +38,7 @@ impl Config {
             state: directory("STATE_DIRECTORY")?,
             port: number("KUP_TESTSERVER_PORT", 7070)?,
             heap_mib: number("KUP_TESTSERVER_HEAP_MIB", 32)?,
+            allocator_mib: number("KUP_TESTSERVER_ALLOCATOR_MIB", 8)?,
         })
     }
 }

@@ -7,6 +7,7 @@
 //! | `get KEY` | `value VALUE`, or `none` |
 //! | `count` | how many requests there were, this one included |
 //! | `check` | `ok ITEM` or `FAIL ITEM: why` for each item, then `.` |
+//! | `check ITEM` | `ok ITEM` or `FAIL ITEM: why` for this one |
 //! | `state` | one line of JSON |
 //! | `log TEXT` | `ok`; prints TEXT on standard output, so that it comes to the journal |
 //! | `big N [RATE]` | `big N`, then N bytes at RATE bytes/s (256 KiB/s), then a line break and `sum FNV-1A-64` |
@@ -33,7 +34,7 @@ pub fn serve(server: &Server, requests: impl BufRead, mut replies: impl Write) -
         server.counted();
         match (verb, rest) {
             ("big", size) => big(size, &mut replies)?,
-            ("check", "") => replies.write_all((server.check() + ".\n").as_bytes())?,
+            ("check", "") => replies.write_all((server.check(|_| true) + ".\n").as_bytes())?,
             _ => replies.write_all((answer(server, verb, rest) + "\n").as_bytes())?,
         }
         replies.flush()?;
@@ -45,6 +46,10 @@ fn answer(server: &Server, verb: &str, rest: &str) -> String {
     match (verb, rest) {
         ("ping", "") => "pong".into(),
         ("count", "") => server.requests().to_string(),
+        ("check", name) => match server.check(|item| item == name).trim_end() {
+            "" => format!("error: what is the item '{name}'?"),
+            line => line.into(),
+        },
         ("state", "") => server.state().to_string(),
         ("get", key) => server.get(key).map_or("none".into(), |value| format!("value {value}")),
         ("set", pair) => match pair.split_once(' ') {

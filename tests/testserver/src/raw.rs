@@ -9,8 +9,11 @@ use std::slice;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
+use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous};
+
 use nix::sys::timer::Timer;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 
 const PROT: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
@@ -77,6 +80,30 @@ pub fn fork() -> Result<ForkResult> {
     unsafe { nix::unistd::fork() }.context("fork")
 }
 
+/// Lets a forked child do `work`, which must neither allocate nor lock; gives what came of it.
+pub fn forked(work: impl FnOnce() -> bool) -> Result<bool> {
+    // SAFETY: the child does what may be done beside other threads, and ends without running anything of theirs.
+    match unsafe { nix::unistd::fork() }.context("fork")? {
+        ForkResult::Parent { child } => Ok(waitpid(child, None)? == WaitStatus::Exited(child, 0)),
+        // SAFETY: it ends the child at once.
+        ForkResult::Child => unsafe { libc::_exit(i32::from(!work())) },
+    }
+}
+
+/// From this size on, in bytes, glibc gives each block a mapping of its own.
+pub fn mmap_threshold(bytes: usize) -> Result<()> {
+    // SAFETY: mallopt takes numbers only.
+    let done = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, bytes.try_into()?) };
+    anyhow::ensure!(done == 1, "mallopt refuses {bytes}");
+    Ok(())
+}
+
+/// Lets glibc give free memory back to the kernel.
+pub fn trim() {
+    // SAFETY: it touches what nobody has allocated.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Takes over a descriptor that the parent left open for this program, given as a number on the command line.
 pub fn inherited(number: &str) -> Result<OwnedFd> {
     let fd: RawFd = number.parse().with_context(|| format!("'{number}' is no file descriptor"))?;
@@ -97,5 +124,5 @@ unsafe impl Send for SharedTimer {}
 pub fn memory_deny_write_execute() -> i32 {
     const PR_GET_MDWE: i32 = 66;
     // SAFETY: this prctl takes numbers only and changes nothing.
-    unsafe { nix::libc::prctl(PR_GET_MDWE, 0, 0, 0, 0) }
+    unsafe { libc::prctl(PR_GET_MDWE, 0, 0, 0, 0) }
 }

@@ -98,6 +98,11 @@ fn answers_and_is_fit() {
     assert_eq!(server.ask("get a"), "value b c");
     assert_eq!(server.ask("get b"), "none");
     assert_eq!(server.ask("log a line for the journal"), "ok");
+    assert_eq!(server.ask("check heap"), "ok heap");
+    assert!(server.ask("check nothing").starts_with("error: "));
+    for _ in 0..20 {
+        assert_eq!(server.ask("check allocator"), "ok allocator");
+    }
     assert!(server.ask("nonsense").starts_with("error: "));
     let before: u64 = server.ask("count").parse().unwrap();
     assert_eq!(server.ask("count"), (before + 1).to_string());

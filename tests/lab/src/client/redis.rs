@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -33,8 +34,13 @@ pub fn fill(keys: Keys) -> Result<()> {
 
 /// Reads all keys; a missing or changed one is an error.
 pub fn verify(keys: Keys) -> Result<()> {
+    verify_at(PORT, keys)
+}
+
+/// The same of another redis.
+pub fn verify_at(port: u16, keys: Keys) -> Result<()> {
     let get = |n: u64| request(&[b"GET", format!("key{n}").as_bytes()]);
-    pipeline(&mut Connection::open(PORT)?, keys.count, get, |c, n| expect(c, n, keys.size))
+    pipeline(&mut Connection::open(port)?, keys.count, get, |c, n| expect(c, n, keys.size))
 }
 
 fn expect(connection: &mut Connection, n: u64, size: usize) -> Result<()> {
@@ -54,11 +60,16 @@ fn bulk(connection: &mut Connection) -> Result<Vec<u8>> {
 
 /// The id that redis gives itself at each start.
 pub fn run_id() -> Result<String> {
+    info("server", "run_id")
+}
+
+/// What redis says of itself.
+pub fn info(section: &str, key: &str) -> Result<String> {
     let mut connection = Connection::open(PORT)?;
-    connection.send(&request(&[b"INFO", b"server"]))?;
+    connection.send(&request(&[b"INFO", section.as_bytes()]))?;
     let info = String::from_utf8(bulk(&mut connection)?)?;
-    let id = info.lines().find_map(|l| l.strip_prefix("run_id:")).context("redis tells no run_id")?;
-    Ok(id.to_owned())
+    let value = info.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+    Ok(value.with_context(|| format!("redis tells no {key}"))?.to_owned())
 }
 
 /// Asks for one key after the other.
@@ -80,6 +91,66 @@ impl Talk for Client {
         let key = n % self.keys.count;
         self.connection.send(&request(&[b"GET", format!("key{key}").as_bytes()]))?;
         expect(&mut self.connection, key, self.keys.size)
+    }
+}
+
+/// Replaces values of its own again and again, and has redis give the memory of the old ones back to the kernel. When there
+/// was no answer for long, it has redis fork and save at once.
+#[derive(Debug)]
+pub struct Churn {
+    connection: Connection,
+    /// Keys that are not its own, which it reads.
+    keys: Keys,
+    last: Instant,
+}
+
+impl Churn {
+    /// So long nobody waits who is not in a blackout.
+    const LONG: Duration = Duration::from_secs(5);
+    /// Its own values, how many of them an exchange replaces, and their size.
+    const OWN: u64 = 256;
+    const EACH: u64 = 8;
+    const SIZE: usize = 64 << 10;
+
+    /// Connects.
+    pub fn connect(keys: Keys) -> Result<Self> {
+        Ok(Self { connection: Connection::open(PORT)?, keys, last: Instant::now() })
+    }
+
+    fn ask(&mut self, words: &[&[u8]]) -> Result<String> {
+        self.connection.send(&request(words))?;
+        self.connection.line()
+    }
+
+    /// A value of its own: the `n`th round's.
+    fn replace(&mut self, n: u64, i: u64) -> Result<()> {
+        let (key, seed) = (format!("own{}", (n * Self::EACH + i) % Self::OWN), n * Self::EACH + i);
+        if seed >= Self::OWN {
+            self.connection.send(&request(&[b"GET", key.as_bytes()]))?;
+            let old = bulk(&mut self.connection)?;
+            ensure!(old == value(seed - Self::OWN, Self::SIZE), "redis's {key} has another value");
+            ensure!(self.ask(&[b"DEL", key.as_bytes()])? == ":1", "redis has no {key}");
+            ensure!(self.ask(&[b"MEMORY", b"PURGE"])? == "+OK", "redis cannot give memory back");
+        }
+        let set = self.ask(&[b"SET", key.as_bytes(), &value(seed, Self::SIZE)])?;
+        ensure!(set == "+OK", "redis answers {set:?} to {key}");
+        Ok(())
+    }
+}
+
+impl Talk for Churn {
+    fn exchange(&mut self, n: u64) -> Result<()> {
+        (0..Self::EACH).try_for_each(|i| self.replace(n, i))?;
+        let key = n * 149 % self.keys.count;
+        self.connection.send(&request(&[b"GET", format!("key{key}").as_bytes()]))?;
+        expect(&mut self.connection, key, self.keys.size)?;
+        // This very exchange may have begun before a blackout.
+        if self.last.elapsed() > Self::LONG {
+            let answer = self.ask(&[b"BGSAVE"])?;
+            ensure!(answer == "+Background saving started", "redis answers {answer:?} to BGSAVE");
+        }
+        self.last = Instant::now();
+        Ok(())
     }
 }
 

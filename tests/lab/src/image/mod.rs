@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{paths, sh};
+pub use rootfs::SUITE;
 pub use uefi::{CODE as UEFI_CODE, ensure_host as ensure_uefi_host};
 
 /// After that an image of another recipe is not worth its gigabyte.

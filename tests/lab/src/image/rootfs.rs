@@ -10,7 +10,8 @@ use super::{About, Firmware, files};
 use crate::host::mirror;
 use crate::sh;
 
-const SUITE: &str = "trixie";
+/// Debian's release.
+pub const SUITE: &str = "trixie";
 
 /// Stock packages of the guest, beside the essential ones.
 const PACKAGES: &[&str] = &[

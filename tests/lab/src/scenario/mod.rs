@@ -14,6 +14,7 @@ mod killed;
 mod package;
 mod packages;
 mod pager;
+mod pager_users;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -77,6 +78,7 @@ pub const ALL: &[Scenario] = &[
     security::SCENARIO,
     storage::SCENARIO,
     pager::SCENARIO,
+    pager_users::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     soak::SCENARIO,

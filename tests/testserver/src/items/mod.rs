@@ -1,5 +1,6 @@
 //! The kinds of state, one file each.
 
+mod allocator;
 pub mod child;
 mod clocks;
 mod files;
@@ -79,6 +80,7 @@ pub fn all(config: &Config, log: Arc<Log>) -> Result<Vec<Box<dyn Item>>> {
         Box::new(polled::Epolled::new().context("epoll")?),
         Box::new(timers::Timers::new().context("timers")?),
         Box::new(inotify::Watch::new(&config.state).context("inotify")?),
+        Box::new(allocator::Allocator::new(config.allocator_mib).context("allocator")?),
         Box::new(heap::Heap::new(config.heap_mib)),
         Box::new(heap::Discarded::new().context("discard")?),
         Box::new(files::Deleted::new(&config.state).context("deleted-file")?),
