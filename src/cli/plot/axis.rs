@@ -68,8 +68,8 @@ impl Axis {
 
     /// Marks at round numbers of seconds before and after `zero`.
     pub fn ticks(&self, zero: u64) -> Vec<Tick> {
-        let mut steps = (0..).flat_map(|power| [1, 2, 5].map(|n| n * 10_i64.pow(3 + power)));
-        let Some(step) = steps.by_ref().take(36).find(|step| *step as f64 * self.scale >= APART) else {
+        let mut steps = (3..15).flat_map(|power| [1, 2, 5].map(|n| n * 10_i64.pow(power)));
+        let Some(step) = steps.find(|step| *step as f64 * self.scale >= APART) else {
             return Vec::new();
         };
         let decimals = if step >= 1_000_000 { 0 } else { 3 };

@@ -156,6 +156,19 @@ fn succession() {
     assert!(kept.lock().unwrap().is_empty(), "nothing is kept any more");
 }
 
+fn image() -> Arc<dyn Memory> {
+    Arc::new(Image::with_holes(0, 10, Duration::ZERO))
+}
+
+/// A pager that is left no more than `fds` says that process 7 is lost.
+fn expect_lost(fds: Vec<(String, OwnedFd)>) {
+    let told = Mutex::new(false);
+    let lost = |error: &Error| *told.lock().unwrap() = matches!(error, Error::Lost { pid: 7, .. });
+    let pager = Pager::resume_from_fds(fds).unwrap();
+    assert!(pager.run(&service(&|_| Ok(image()), &Nobody, &lost)).is_err());
+    assert!(*told.lock().unwrap());
+}
+
 #[test]
 fn a_child_whose_descriptor_died_with_a_pager_is_lost() {
     alone("death::a_child_whose_descriptor_died_with_a_pager_is_lost", lost_child);
@@ -189,12 +202,7 @@ fn lost_child() {
         (fdstore::CONNECTION.to_string(), connection.into()),
         (fdstore::process(0), uffd.as_fd().try_clone_to_owned().unwrap()),
     ];
-    let image: Arc<dyn Memory> = Arc::new(Image::with_holes(0, 10, Duration::ZERO));
-    let told = Mutex::new(false);
-    let lost = |error: &Error| *told.lock().unwrap() = matches!(error, Error::Lost { pid: 7, .. });
-    let pager = Pager::resume_from_fds(fds).unwrap();
-    assert!(pager.run(&service(&|_| Ok(image.clone()), &Nobody, &lost)).is_err());
-    assert!(*told.lock().unwrap());
+    expect_lost(fds);
 }
 
 #[test]
@@ -207,16 +215,11 @@ fn a_process_whose_descriptor_died_is_lost() {
         (fdstore::JOURNAL.to_string(), journal.file().try_clone().unwrap().into()),
         (fdstore::CONNECTION.to_string(), connection.into()),
     ];
-    let image: Arc<dyn Memory> = Arc::new(Image::with_holes(0, 10, Duration::ZERO));
-    let told = Mutex::new(false);
-    let lost = |error: &Error| *told.lock().unwrap() = matches!(error, Error::Lost { pid: 7, .. });
-    let pager = Pager::resume_from_fds(fds).unwrap();
-    assert!(pager.run(&service(&|_| Ok(image.clone()), &Nobody, &lost)).is_err());
-    assert!(*told.lock().unwrap());
+    expect_lost(fds);
 
     journal.filled(0).unwrap();
     let fds = vec![(fdstore::JOURNAL.to_string(), OwnedFd::from(journal.file().try_clone().unwrap()))];
     let pager = Pager::resume_from_fds(fds).unwrap();
-    let report = pager.run(&service(&|_| Ok(image.clone()), &Nobody, &never));
+    let report = pager.run(&service(&|_| Ok(image()), &Nobody, &never));
     assert!(report.is_ok(), "one that has its memory is not lost");
 }

@@ -11,7 +11,6 @@ use std::sync::atomic::AtomicU64;
 use anyhow::{Context, Result};
 use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous};
-
 use nix::sys::timer::Timer;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
