@@ -112,6 +112,10 @@ pub fn took(record: &Value, names: &[&str]) -> Result<f64> {
     names.iter().map(took).sum()
 }
 
+/// Loads the kernel that runs once more, for a kexec without kup.
+pub const LOAD_AGAIN: &str =
+    "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline";
+
 /// Gives memcached so much memory (MiB) and starts it anew, empty.
 pub fn restart_memcached(vm: &Vm, memory: u64) -> Result<()> {
     vm.ssh(&format!("sed -i 's/^-m .*/-m {memory}/' /etc/memcached.conf && systemctl restart memcached.service"))?;

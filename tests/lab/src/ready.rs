@@ -25,6 +25,12 @@ const PATIENCE: &[u8] = b"DeadmanSec = 900\nBootTimeoutSec = 800\nRestoreTimeout
 /// Size of what nginx sends, at 64 KiB a second: longer than an update takes.
 const DOWNLOAD: u32 = 10 << 20;
 
+/// [`UNITS`] without those of `wanted`, as a command takes them.
+pub fn units_but(wanted: &[&str]) -> String {
+    let others: Vec<_> = UNITS.into_iter().filter(|unit| !wanted.contains(unit)).collect();
+    others.join(" ")
+}
+
 /// What a machine is booted by in a saved state.
 pub fn firmware(state: &str) -> Firmware {
     if state == SYSTEMD_BOOT { Firmware::Uefi } else { Firmware::Bios }

@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::client::Pulse;
 use crate::client::memcached::{self, Keys};
-use crate::guest;
+use crate::guest::{self, LOAD_AGAIN};
 use crate::ready::{STAGED, UNITS};
 use crate::runner::context::Ctx;
 use crate::scenario::Scenario;
@@ -43,9 +43,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     }
     boot_phases(ctx, "kup")?;
     ctx.vm.wait_idle(BOOT_LIMIT)?;
-    let load = "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline";
     let jump = Jump::watch(&ctx.vm)?;
-    let kexec = cold(ctx, "kexec", &format!("{load} && systemctl kexec --no-block"))?;
+    let kexec = cold(ctx, "kexec", &format!("{LOAD_AGAIN} && systemctl kexec --no-block"))?;
     // Nothing was restored in this boot: what its kernel and initrd took is what every kexec takes.
     let floor = console::floor(&ctx.vm, jump.seen()?)?;
     let reboot = cold(ctx, "reboot", "systemctl reboot --no-block")?;

@@ -37,7 +37,7 @@ impl ByHand {
     /// Starts it, and fills it.
     pub fn start(ctx: &mut Ctx, keys: Keys) -> Result<Self> {
         ctx.step("memcached by hand");
-        let memory = memory_for(keys);
+        let memory = keys.allowance();
         let vm = &ctx.vm;
         vm.ssh("systemctl stop memcached.service")?;
         vm.ssh(&format!("setsid -f memcached -u memcache -l 0.0.0.0 -m {memory} </dev/null >/dev/null 2>&1"))?;
@@ -122,9 +122,4 @@ fn timed(ctx: &mut Ctx, command: &str, dir: &str) -> Result<f64> {
     let out = ctx.vm.try_ssh(&script, LIMIT)?;
     let nanoseconds: f64 = crate::sh::check(command, out)?.trim().parse()?;
     Ok(nanoseconds / 1e9)
-}
-
-/// What memcached has to be allowed (MiB) so that it forgets none of these keys: its chunks are larger than what they hold.
-pub fn memory_for(keys: Keys) -> u64 {
-    ((keys.count * keys.size as u64) >> 20) * 3 / 2 + 64
 }

@@ -5,11 +5,9 @@ use anyhow::Result;
 use crate::client::Pulse;
 use crate::client::memcached::{self, Keys};
 use crate::guest;
-use crate::ready::UNITS;
+use crate::ready::units_but;
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
-
-use super::by_hand::memory_for;
 
 /// The one unit.
 const UNIT: &str = "memcached.service";
@@ -27,15 +25,14 @@ pub struct Took {
 
 /// Takes the marks of the other services away.
 pub fn memcached_alone(ctx: &mut Ctx) -> Result<()> {
-    let others: Vec<_> = UNITS.iter().copied().filter(|unit| *unit != UNIT).collect();
-    ctx.vm.ssh(&format!("kup release {}", others.join(" "))).map(drop)
+    ctx.vm.ssh(&format!("kup release {}", units_but(&[UNIT]))).map(drop)
 }
 
 /// Fills a fresh memcached and updates to the machine's other kernel, while `written` percent of the memory are written
 /// again and again. Verified: every key is there.
 pub fn update(ctx: &mut Ctx, keys: Keys, written: u64) -> Result<Took> {
     ctx.step("memcached as a service");
-    guest::restart_memcached(&ctx.vm, memory_for(keys))?;
+    guest::restart_memcached(&ctx.vm, keys.allowance())?;
     ctx.vm.peer().enter(|| memcached::fill(keys))??;
     let hot = keys.percent(written);
     let client = match written {

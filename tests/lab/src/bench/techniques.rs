@@ -21,12 +21,10 @@ pub const SCENARIO: Scenario = Scenario {
 
 /// Percent of the memory that are written after each round.
 const WRITTEN: u64 = 10;
-/// Bytes of a value.
-const VALUE: usize = 8 << 10;
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     let mib = u64::from(ctx.vm.spec().memory / 4).min(1024);
-    let keys = Keys { count: (mib << 20) / VALUE as u64, size: VALUE };
+    let keys = Keys::mib(mib);
     by_kup::memcached_alone(ctx)?;
     let mut results = Results::default();
     crius_own(ctx, keys, &mut results)?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 
 use super::{by_kup, chart};
 use crate::client::memcached::{self, Keys};
-use crate::guest;
+use crate::guest::{self, LOAD_AGAIN};
 use crate::paths;
 use crate::ready::STAGED;
 use crate::runner::context::Ctx;
@@ -28,8 +28,7 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
-/// 64 MiB.
-const KEYS: Keys = Keys { count: 8 << 10, size: 8 << 10 };
+const KEYS: Keys = Keys::mib(64);
 /// What the database takes that is asked where the cache has nothing.
 const DATABASE: Duration = Duration::from_millis(5);
 /// How long is measured before the change, in seconds.
@@ -48,10 +47,9 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     // What an update keeps is all there; what a kexec loses is not looked for.
     ctx.vm.peer().enter(|| memcached::verify(KEYS))??;
     let kexec = measure(ctx, |ctx| {
-        let load = "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline";
         let before = ctx.vm.boot_id()?;
         ctx.step("systemctl kexec");
-        ctx.vm.ssh(&format!("{load} && systemctl kexec --no-block"))?;
+        ctx.vm.ssh(&format!("{LOAD_AGAIN} && systemctl kexec --no-block"))?;
         ctx.vm.wait_new_boot(&before, BOOT_LIMIT)
     })?;
     let series = [("kup, disk", &kup), ("kexec, empty cache", &kexec)];

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::by_hand::memory_for;
 use super::by_kup;
 use crate::client::memcached::Keys;
 use crate::ready::STAGED;
@@ -23,8 +22,6 @@ pub const SCENARIO: Scenario = Scenario {
 
 /// MiB of values.
 const SIZES: [u64; 5] = [256, 512, 1024, 2048, 3072];
-/// Bytes of a value.
-const VALUE: usize = 8 << 10;
 /// Percent of the memory that are written while it is copied.
 const WRITTEN: u64 = 10;
 
@@ -33,7 +30,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let mut table = Table::new(&[("blackout", "s"), ("checkpoint", "s"), ("restore", "s")]);
     let (mut smallest, mut largest) = (None, None);
     for mib in SIZES {
-        let keys = Keys { count: (mib << 20) / VALUE as u64, size: VALUE };
+        let keys = Keys::mib(mib);
         if let Some(why) = too_large(ctx, keys)? {
             table.note(format!("{mib} MiB left out: {why}"));
             continue;
@@ -54,7 +51,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
 
 /// Why so much cannot be kept in this machine. Half of the memory stays free for what else there is.
 fn too_large(ctx: &Ctx, keys: Keys) -> Result<Option<String>> {
-    let need = memory_for(keys);
+    let need = keys.allowance();
     let memory = u64::from(ctx.vm.spec().memory);
     if need > memory / 2 {
         return Ok(Some(format!("it needs {need} MiB, half of the machine's {memory} MiB at most")));

@@ -19,8 +19,7 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
-/// 256 MiB.
-const KEYS: Keys = Keys { count: 32 << 10, size: 8 << 10 };
+const KEYS: Keys = Keys::mib(256);
 /// Percent.
 const SHARES: [u64; 6] = [0, 10, 25, 50, 75, 100];
 

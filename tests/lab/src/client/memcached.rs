@@ -18,6 +18,16 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// So many MiB in values of 8 KiB.
+    pub const fn mib(mib: u64) -> Self {
+        Self { count: mib << 7, size: 8 << 10 }
+    }
+
+    /// What memcached has to be allowed (MiB) so that it forgets none of these: its chunks are larger than what they hold.
+    pub fn allowance(self) -> u64 {
+        ((self.count * self.size as u64) >> 20) * 3 / 2 + 64
+    }
+
     /// The first so many percent of them.
     pub fn percent(self, share: u64) -> Self {
         Self { count: self.count * share / 100, ..self }

@@ -33,15 +33,16 @@ impl Connection {
     /// Connects to `port`; only from inside the peer's namespace.
     pub fn open(port: u16) -> Result<Self> {
         let stream = TcpStream::connect((GUEST, port)).with_context(|| format!("cannot connect to port {port}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { reader: BufReader::new(stream) })
+        Self::over(stream, PATIENCE)
     }
 
     /// The same for somebody who gives up after `patience`.
     pub fn open_within(port: u16, patience: Duration) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&format!("{GUEST}:{port}").parse()?, patience)?;
+        Self::over(stream, patience)
+    }
+
+    fn over(stream: TcpStream, patience: Duration) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;

@@ -13,7 +13,7 @@ use crate::client::memcached::Keys;
 use crate::client::{memcached, redis};
 use crate::deb;
 use crate::guest::{self, Service};
-use crate::ready::STAGED;
+use crate::ready::{STAGED, units_but};
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
@@ -101,9 +101,9 @@ fn set_up(ctx: &mut Ctx) -> Result<Vec<Service>> {
         ctx.vm.put_bytes(text, &format!("/etc/systemd/system/{worker}.service.d/50-faults.conf"))?;
     }
     ctx.vm.put_bytes(b"DeadmanSec = 150\nRestoreTimeoutSec = 60\n", "/etc/kup/kup.toml")?;
-    let others: Vec<_> = crate::ready::UNITS.into_iter().filter(|unit| !UNITS.contains(unit)).collect();
+    let others = units_but(&UNITS);
     fill(ctx, KEYS)?;
-    ctx.vm.ssh(&format!("kup release {0}; systemctl daemon-reload; systemctl stop {0}; sync", others.join(" ")))?;
+    ctx.vm.ssh(&format!("kup release {0}; systemctl daemon-reload; systemctl stop {0}; sync", others))?;
     ctx.eventually(Duration::from_secs(60), |ctx| {
         ensure!(!ctx.vm.ssh_ok("pgrep -x kupd"), "kupd has not left yet");
         Ok(())

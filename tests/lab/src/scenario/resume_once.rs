@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Scenario, turncoat};
 use crate::client::{Pulse, postgres, redis};
 use crate::guest;
-use crate::ready::{STAGED, UNITS};
+use crate::ready::{STAGED, units_but};
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
@@ -66,12 +66,11 @@ fn set_up(ctx: &mut Ctx) -> Result<()> {
     )?;
     ctx.vm.put_bytes(WAIT.as_bytes(), "/usr/local/bin/wait")?;
     ctx.vm.put_bytes(SETTINGS.as_bytes(), "/etc/kup/kup.toml")?;
-    let others: Vec<_> = UNITS.into_iter().filter(|unit| *unit != REDIS).collect();
     ctx.vm.ssh(&format!(
         "chmod 755 /usr/local/bin/wait; systemctl daemon-reload; kup release {} && \
          kup preserve {REDIS} --health-check /usr/local/bin/wait && kup preserve {POSTGRES} --adjust private-ipc && \
          systemctl restart {REDIS} {POSTGRES}",
-        others.join(" ")
+        units_but(&[REDIS])
     ))?;
     ctx.eventually(Duration::from_secs(60), |ctx| ctx.vm.peer().enter(postgres::prepare)?)
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Result, ensure};
 
 use super::Scenario;
-use super::afterwards::{expect_no_leftovers, expect_nothing_left_but_the_pin};
+use super::afterwards::expect_nothing_left_of_update_to;
 use super::update::{Clients, expect_same, fill, observe, verify};
 use crate::client::memcached::Keys;
 use crate::guest::{self, Service};
@@ -33,19 +33,15 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let mut first: [Option<Vec<(String, u64)>>; 2] = [None, None];
     let updates = UPDATES.load(Ordering::Relaxed);
     for n in 0..updates {
-        let target = &kernels[n as usize % 2];
+        let way = n as usize % 2;
+        let target = &kernels[way];
         ctx.step(&format!("update {} of {updates}", n + 1));
         let record = guest::update(ctx, &format!("--target {target}"))?;
         guest::expect_done(&record, &UNITS)?;
         ctx.expect_kernel(target)?;
-        // An older kernel that was blessed is GRUB's default only by a setting.
-        if n % 2 == 0 {
-            expect_no_leftovers(ctx)?
-        } else {
-            expect_nothing_left_but_the_pin(ctx)?
-        }
+        expect_nothing_left_of_update_to(ctx, target)?;
         let now = kept(ctx, &services)?;
-        match &mut first[n as usize % 2] {
+        match &mut first[way] {
             Some(first) => expect_no_growth(first, &now)?,
             none => *none = Some(now),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::Scenario;
-use super::afterwards::expect_nothing_left_but_the_pin;
+use super::afterwards::expect_nothing_left_of_update_to;
 use crate::client::memcached::Keys;
 use crate::client::{Connection, Pulse, Talk, redis};
 use crate::guest::{self, Service};
@@ -23,8 +23,8 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
-/// 64 MiB that nobody changes; redis has 16 MiB more that are changed.
-const KEYS: Keys = Keys { count: 8 << 10, size: 8 << 10 };
+/// What nobody changes; redis has 16 MiB more that are changed.
+const KEYS: Keys = Keys::mib(64);
 /// What each filler of a pager waits before a piece, in milliseconds.
 const SLOW: u32 = 100;
 const REDIS: &str = "redis-server.service";
@@ -118,8 +118,7 @@ fn update_at_work(ctx: &mut Ctx, services: &[Service], target: &str) -> Result<(
         [7071, 7072].into_iter().try_for_each(|port| ask(&mut Connection::open(port)?, "all", "ok "))
     })??;
     expect_saved(ctx)?;
-    // An older kernel that was blessed is GRUB's default only by a setting.
-    expect_nothing_left_but_the_pin(ctx)
+    expect_nothing_left_of_update_to(ctx, target)
 }
 
 /// Waits for the moment when tasks run, then kills each pager twice, a second after it has begun.
@@ -160,8 +159,7 @@ fn install(ctx: &mut Ctx) -> Result<()> {
 /// Starts all of it, and nothing else.
 fn start(ctx: &mut Ctx) -> Result<Vec<Service>> {
     ctx.step(&format!("kup preserve {}", UNITS.join(" ")));
-    let others: Vec<_> = ready::UNITS.into_iter().filter(|unit| !UNITS.contains(unit)).collect();
-    ctx.vm.ssh(&format!("kup release {0} && systemctl disable --now {0}", others.join(" ")))?;
+    ctx.vm.ssh(&format!("kup release {0} && systemctl disable --now {0}", ready::units_but(&UNITS)))?;
     let large = b"[Service]\nEnvironment=KUP_TESTSERVER_ALLOCATOR_MIB=64\n";
     ctx.vm.put_bytes(large, &format!("/etc/systemd/system/{GLIBC}.d/50-large.conf"))?;
     // It tells the journal what it does, and saves only when it is asked to.
