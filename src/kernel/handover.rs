@@ -11,12 +11,13 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::paths::Paths;
 use crate::sys::hugepage;
-use crate::update::UpdateId;
+use crate::update::{TargetKernel, UpdateId};
 
 /// Length of what is handed over, bytes.
 pub const SECRET: usize = 64;
@@ -25,34 +26,75 @@ const PAGE: usize = 4096;
 const MAGIC: &[u8; 16] = b"kup handover 1\0\0";
 /// More `memmap=` than four on the command line switch the kernel's address randomisation off (boot/compressed/kaslr.c).
 const COPIES: usize = 3;
-/// How many huge pages are looked at to find them.
-const CANDIDATES: usize = 12;
-/// What kexec puts to the upper end of memory beside the initrd: the kernel, unpacked, and small things.
-const KERNEL_ROOM: u64 = 256 << 20;
+/// How many huge pages are taken at a time to find them, and at most.
+const STEP: usize = 16;
+const MOST: usize = 256;
+/// What kexec puts to the upper end of memory beside the kernel and its initrd: command line, purgatory, gaps of alignment.
+const SMALL_THINGS: u64 = 64 << 20;
 /// How many huge pages there are, used or not; can be written to.
 pub const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 
-/// Keeps `secret` for the target of update `id`, whose initrd has `initrd` bytes; gives the physical addresses.
+/// Keeps `secret` for `target` of update `id`; gives the physical addresses.
 ///
 /// # Errors
 /// When there is no suitable memory. [`release`] undoes what was done.
-pub fn keep(paths: &Paths, id: &UpdateId, secret: &[u8; SECRET], initrd: u64) -> Result<Vec<u64>> {
+pub fn keep(paths: &Paths, id: &UpdateId, secret: &[u8; SECRET], target: &TargetKernel) -> Result<Vec<u64>> {
     let dir = place(paths);
     fs::create_dir_all(&dir)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     nix::mount::mount(Some("kup"), &dir, Some("hugetlbfs"), flags, Some("mode=0700,pagesize=2M"))
         .context("cannot mount a hugetlbfs")?;
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join("key"))?;
-    grow_pool(paths).context("cannot have huge pages")?;
-    let addresses = hugepage::fill(&file, CANDIDATES, &[0], |_| true).context("cannot have huge pages")?;
     let ranges = system_ram(&fs::read_to_string(paths.at("/proc/iomem"))?);
-    let safe = |address: &&u64| is_safe(**address, &ranges, initrd + KERNEL_ROOM);
-    let mut chosen: Vec<u64> = addresses.iter().filter(safe).copied().collect();
-    chosen.sort_unstable();
-    chosen.truncate(COPIES);
-    ensure!(!chosen.is_empty(), "all free huge pages lie where kexec may put the target kernel");
-    hugepage::fill(&file, CANDIDATES, &render(id, secret), |n| chosen.contains(&addresses[n]))?;
-    Ok(chosen)
+    let room = room(target)?;
+    let pages = gather(paths, &dir, |address| is_safe(address, &ranges, room)).context("cannot have huge pages")?;
+    ensure!(!pages.is_empty(), "all free huge pages lie where kexec may put the target kernel");
+    let content = render(id, secret);
+    pages.iter().map(|path| Ok(hugepage::fill(&open(path)?, &content)?)).collect()
+}
+
+/// Takes huge pages, a file each in `dir`, until [`COPIES`] of them are `safe` or there are no more; keeps only those. The
+/// others are held until then, or they would be given again.
+fn gather(paths: &Paths, dir: &Path, safe: impl Fn(u64) -> bool) -> Result<Vec<PathBuf>> {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for n in 0..MOST {
+        if good.len() == COPIES {
+            break;
+        }
+        if n % STEP == 0 {
+            resize_pool(paths, STEP as i64)?;
+        }
+        let path = dir.join(n.to_string());
+        match hugepage::fill(&open(&path)?, &[0]) {
+            Ok(address) if safe(address) => good.push(path),
+            Ok(_) => bad.push(path),
+            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => {
+                bad.push(path);
+                break;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    bad.iter().try_for_each(fs::remove_file)?;
+    resize_pool(paths, good.len() as i64 - grown(paths)?)?;
+    Ok(good)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// How much of the upper end of memory kexec needs for `target`, bytes: the kernel, unpacked (init_size of its header,
+/// the kernel's arch/x86/boot.rst), and its initrd.
+fn room(target: &TargetKernel) -> Result<u64> {
+    let initrd = target.initrd.as_deref().map_or(Ok(0), |path| fs::metadata(path).map(|m| m.len()))?;
+    let mut header = [0; 0x264];
+    File::open(&target.image)?.read_exact_at(&mut header, 0).context("the target kernel's image is too short")?;
+    Ok(unpacked(&header).context("the target kernel has no header")? + initrd + SMALL_THINGS)
+}
+
+fn unpacked(header: &[u8; 0x264]) -> Option<u64> {
+    let size = u32::from_le_bytes(header[0x260..].try_into().ok()?);
+    (&header[0x202..0x206] == b"HdrS").then_some(size.into())
 }
 
 /// The words that the target's command line needs.
@@ -83,13 +125,22 @@ pub fn take(paths: &Paths, id: &UpdateId, addresses: &[u64]) -> Result<[u8; SECR
 /// When something stays.
 pub fn release(paths: &Paths, addresses: &[u64]) -> Result<()> {
     let dir = place(paths);
-    if let Ok(file) = OpenOptions::new().read(true).write(true).open(dir.join("key")) {
-        let zeroed = hugepage::fill(&file, CANDIDATES, &[0; PAGE], |_| true);
-        fs::remove_file(dir.join("key"))?;
-        nix::mount::umount2(&dir, MntFlags::MNT_DETACH)?;
-        shrink_pool(paths)?;
-        // Without pages there was nothing in them.
-        zeroed.map(drop).or_else(|e| if e.kind() == io::ErrorKind::OutOfMemory { Ok(()) } else { Err(e) })?;
+    if dir.exists() {
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            // Without a page there was nothing in it.
+            match hugepage::fill(&open(&path)?, &[0; PAGE]) {
+                Err(e) if e.kind() != io::ErrorKind::OutOfMemory => return Err(e.into()),
+                _ => fs::remove_file(path)?,
+            }
+        }
+        match nix::mount::umount2(&dir, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(e) => return Err(e.into()),
+        }
+        resize_pool(paths, -grown(paths)?)?;
+        let _ = fs::remove_file(growth(paths));
+        fs::remove_dir(dir)?;
     } else if ensure_kept(paths, addresses).is_ok() {
         let memory = OpenOptions::new().write(true).open(paths.at("/dev/mem"))?;
         for address in addresses {
@@ -113,27 +164,24 @@ fn place(paths: &Paths) -> PathBuf {
 
 /// hugetlbfs takes its pages from a pool that is as large as it is told to be, if there is memory. How much it has grown is
 /// kept: others have their pages in it as well.
-fn grow_pool(paths: &Paths) -> Result<()> {
+fn resize_pool(paths: &Paths, more: i64) -> Result<()> {
     let pool = paths.at(POOL);
     let before = number(&pool)?;
-    fs::write(&pool, (before + CANDIDATES as u64).to_string())?;
-    Ok(fs::write(grown(paths), number(&pool)?.saturating_sub(before).to_string())?)
+    fs::write(&pool, (before + more).max(0).to_string())?;
+    let grown = grown(paths)? + number(&pool)? - before;
+    Ok(fs::write(growth(paths), grown.to_string())?)
 }
 
-fn shrink_pool(paths: &Paths) -> Result<()> {
-    if !grown(paths).exists() {
-        return Ok(());
-    }
-    let pool = paths.at(POOL);
-    fs::write(&pool, number(&pool)?.saturating_sub(number(&grown(paths))?).to_string())?;
-    Ok(fs::remove_file(grown(paths))?)
+fn grown(paths: &Paths) -> Result<i64> {
+    let path = growth(paths);
+    if path.exists() { number(&path) } else { Ok(0) }
 }
 
-fn grown(paths: &Paths) -> PathBuf {
+fn growth(paths: &Paths) -> PathBuf {
     paths.run_dir().join("handover.pool")
 }
 
-fn number(path: &Path) -> Result<u64> {
+fn number(path: &Path) -> Result<i64> {
     Ok(fs::read_to_string(path)?.trim().parse()?)
 }
 
@@ -194,6 +242,31 @@ mod tests {
         let safe = |address| is_safe(address, &ranges, 0x1000_0000);
         assert!(safe(0x20_0000) && safe(0x6000_0000) && safe(0x1_0000_0000));
         assert!(!safe(0x7000_0000) && !safe(0x1_7800_0000) && !safe(0x9000_0000) && !safe(0x1000));
+    }
+
+    #[test]
+    fn a_kernel_says_how_large_it_is_unpacked() {
+        let mut header = [0; 0x264];
+        header[0x260..].copy_from_slice(&0x0345_6000u32.to_le_bytes());
+        assert_eq!(unpacked(&header), None);
+        header[0x202..0x206].copy_from_slice(b"HdrS");
+        assert_eq!(unpacked(&header), Some(0x0345_6000));
+    }
+
+    #[test]
+    fn the_pool_shrinks_by_what_it_has_grown() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let pool = paths.at(POOL);
+        fs::create_dir_all(pool.parent().unwrap()).unwrap();
+        fs::create_dir_all(paths.run_dir()).unwrap();
+        fs::write(&pool, "5\n").unwrap();
+        resize_pool(&paths, 16).unwrap();
+        resize_pool(&paths, 16).unwrap();
+        resize_pool(&paths, -29).unwrap();
+        assert_eq!((number(&pool).unwrap(), grown(&paths).unwrap()), (8, 3));
+        resize_pool(&paths, -grown(&paths).unwrap()).unwrap();
+        assert_eq!((number(&pool).unwrap(), grown(&paths).unwrap()), (5, 0));
     }
 
     #[test]

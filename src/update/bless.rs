@@ -91,7 +91,8 @@ fn ask_units(paths: &Paths, record: &Record, timeout: Duration) -> Result<()> {
     for (name, unit) in record.units.iter().filter(|(_, u)| u.state == UnitState::Resumed) {
         let status = systemd.status(name.as_str())?;
         if status.main_pid != unit.main_pid {
-            bail!("{name} was restored but did not stay up (it is {})", status.active);
+            let (is, was) = (status.main_pid, unit.main_pid);
+            bail!("{name} was restored but did not stay up (it is {} as process {is} and was {was})", status.active);
         }
         if let Some(command) = health_check(paths, name)? {
             run_health_check(name, &command, timeout)?;

@@ -34,8 +34,8 @@ pub fn prepare(paths: &Paths, record: &mut Record) -> Result<Vec<String>> {
     let disk = statvfs(&paths.state_dir())?;
     let size = (needed * 2 + SLACK).min(disk.blocks_available() * disk.fragment_size());
     Vault::new(paths, &record.id).create(&key, size)?;
-    let initrd = record.target.initrd.as_deref().map_or(Ok(0), |path| fs::metadata(path).map(|m| m.len()))?;
-    let addresses = handover::keep(paths, &record.id, &key, initrd).context("the key cannot be kept in memory")?;
+    let addresses =
+        handover::keep(paths, &record.id, &key, &record.target).context("the key cannot be kept in memory")?;
     if has_tpm2() {
         seal(paths, &key).context("the TPM does not take the key")?;
     }

@@ -12,6 +12,9 @@ use crate::sh;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
+/// What the machine said last, beyond what it says when all is well. It is printed: where scenarios run on a machine that
+/// nobody can log in to, its files are out of reach.
+pub const SAID: &str = "said.txt";
 /// kup's state and configuration without process memory, as a tar archive on standard output.
 const KUP_FILES: &str = "cd / && find var/lib/kup etc/kup etc/systemd/system etc/default/grub.d boot/grub/grubenv boot/efi/loader run/kup \
     run/systemd/generator run/systemd/generator.early run/systemd/generator.late -type f -size -4M ! -name 'pages-*.img' \
@@ -34,6 +37,7 @@ pub fn evidence(ctx: &Ctx, console_from: usize, error: &anyhow::Error) -> Result
             "units.txt",
             "systemctl --no-pager list-units --all; systemctl --no-pager list-jobs; systemctl --no-pager status",
         ),
+        (SAID, "journalctl --no-pager -b -o short-monotonic -p notice | grep -v AF_VSOCK | tail -n 40"),
         ("dmesg.txt", "dmesg"),
         ("processes.txt", "ps -ef; ss -tanp; cat /proc/cmdline"),
     ] {
