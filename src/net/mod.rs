@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod images;
 pub mod lock;
 pub mod nudge;
+pub mod repair;
 
 use std::net::{IpAddr, SocketAddr};
 

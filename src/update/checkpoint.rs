@@ -16,6 +16,7 @@ use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, trial, un
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::lock::{self, Connection, LockSpec};
+use crate::net::repair;
 use crate::paths::Paths;
 use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
@@ -159,6 +160,16 @@ pub(super) fn thaw_all(record: &Record) -> Result<()> {
         .filter(|(_, u)| !u.cgroup.is_empty())
         .map(|(name, unit)| Freezer::of(&unit.cgroup).thaw().with_context(|| format!("{name} stays frozen")));
     thawed.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// A CRIU that was killed has not put back what it did to connections.
+pub(super) fn repair_all(record: &Record) {
+    for (name, unit) in record.units.iter().filter(|(_, u)| !u.cgroup.is_empty()) {
+        match repair::leave(Freezer::of(&unit.cgroup).dir()) {
+            0 => {}
+            n => tracing::warn!("{name}: {n} connections were left in repair mode, and go on"),
+        }
+    }
 }
 
 /// Much may have been done to the machine since the update was armed: both kernels must be there, and a reset must still

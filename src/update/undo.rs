@@ -30,6 +30,7 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
         }
     };
     checkpoint::void_all(paths, record);
+    checkpoint::repair_all(record);
     step("units stay frozen", checkpoint::thaw_all(record));
     step("the network stays locked", net::lock::unlock());
     step("the watchdog stays prepared", trial::undo(paths, systemd, record));
