@@ -11,8 +11,9 @@ use anyhow::{Context, Result, bail};
 use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use super::{ballast, bless, encryption, memory};
-use crate::config::Settings;
+use crate::config::{Initrd, Settings};
 use crate::kernel::cmdline::{Direction, Ours};
+use crate::kernel::initrd;
 use crate::paths::Paths;
 use crate::preflight::{self, Report};
 use crate::request::{UPDATE_REPORT, UpdateRequest};
@@ -144,13 +145,28 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     extra.extend(secret.iter().map(String::as_str));
     let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
-    kernel::kexec::load(paths, &record.target, &cmdline)?;
+    load(paths, settings, &record.target, &cmdline)?;
     faults::at("arm.loaded")?;
     criu::warm();
     order_checkpoint(systemd)?;
     record.end(phase);
     record.advance(Event::Armed, &paths.record())?;
     Ok(faults::at("arm.armed")?)
+}
+
+/// The record goes on naming the distribution's initrd: it is what the boot loader has, and what a way back uses.
+fn load(paths: &Paths, settings: &Settings, target: &TargetKernel, cmdline: &str) -> Result<()> {
+    let mut target = target.clone();
+    if settings.initrd == Initrd::Small && target.initrd.is_some() {
+        match initrd::build(paths, &target.release) {
+            Ok(Some(small)) => target.initrd = Some(small),
+            Ok(None) => {}
+            Err(e) => tracing::warn!("the target begins with the distribution's initrd: {e:#}"),
+        }
+    }
+    let loaded = kernel::kexec::load(paths, &target, cmdline);
+    initrd::clear(paths)?;
+    Ok(loaded?)
 }
 
 /// Recorded first: what the pin replaces must be known also when the machine goes down while it is made.
