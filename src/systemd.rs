@@ -174,6 +174,50 @@ impl Systemd {
         }
     }
 
+    /// Asks for `unit` to be started, and nothing that it wants; does not wait.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn start_alone(&self, unit: &str) -> Result<()> {
+        self.manager::<_, OwnedObjectPath>("StartUnit", &(unit, "ignore-dependencies")).map(drop)
+    }
+
+    /// What `unit` is ordered after.
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn after(&self, unit: &str) -> Result<Vec<String>> {
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        self.property(path.as_str(), I_UNIT, "After")
+    }
+
+    /// Is `unit` a service with a main process that can be started again when it was stopped?
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn is_daemon(&self, unit: &str) -> Result<bool> {
+        if !unit.ends_with(".service") {
+            return Ok(false);
+        }
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        let main_pid: u32 = self.property(path.as_str(), I_SERVICE, "MainPID")?;
+        // A transient unit is forgotten with its end.
+        let transient: bool = self.property(path.as_str(), I_UNIT, "Transient")?;
+        let can_start: bool = self.property(path.as_str(), I_UNIT, "CanStart")?;
+        Ok(main_pid != 0 && !transient && can_start)
+    }
+
+    /// When `unit` was stopped, microseconds of CLOCK_MONOTONIC; `None` where it runs or is about to.
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn stopped_at(&self, unit: &str) -> Result<Option<u64>> {
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        let state: String = self.property(path.as_str(), I_UNIT, "ActiveState")?;
+        let left: u64 = self.property(path.as_str(), I_UNIT, "ActiveExitTimestampMonotonic")?;
+        Ok(["inactive", "failed", "deactivating"].contains(&state.as_str()).then_some(left))
+    }
+
     /// Asks for `unit` to be restarted; does not wait.
     ///
     /// # Errors

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use super::{ballast, bless, encryption, memory};
+use super::{order, undo};
 use crate::config::{Initrd, Settings};
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::kernel::initrd;
@@ -148,7 +146,7 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     load(paths, settings, &record.target, &cmdline)?;
     faults::at("arm.loaded")?;
     criu::warm();
-    order_checkpoint(systemd)?;
+    order::arrange(systemd, record)?;
     record.end(phase);
     record.advance(Event::Armed, &paths.record())?;
     Ok(faults::at("arm.armed")?)
@@ -188,22 +186,6 @@ fn pids_in_use() -> Result<Vec<i32>> {
         used.extend(threads.filter_map(|t| t.file_name().to_str()?.parse::<i32>().ok()));
     }
     Ok(used)
-}
-
-/// Makes kup-checkpoint.service the first to be stopped: units are stopped in reverse order of their `After=`, so it is
-/// ordered after everything that is active.
-fn order_checkpoint(systemd: &Systemd) -> Result<()> {
-    let kinds = [".service", ".scope", ".socket", ".timer", ".path", ".target"];
-    let after: Vec<String> = systemd
-        .active_units()?
-        .into_iter()
-        .filter(|u| kinds.iter().any(|k| u.ends_with(k)) && u != CHECKPOINT_UNIT && u != "init.scope")
-        .collect();
-    fs::create_dir_all(ORDER_DIR)?;
-    let lines: Vec<String> = after.iter().map(|u| format!("After={u}")).collect();
-    fs::write(Path::new(ORDER_DIR).join("50-order.conf"), format!("# Made by kup.\n[Unit]\n{}\n", lines.join("\n")))?;
-    systemd.reload()?;
-    systemd.start_and_wait(CHECKPOINT_UNIT, Duration::from_secs(30))
 }
 
 /// Starts the shutdown that ends in the kexec, as an administrator would.

@@ -1,5 +1,5 @@
 //! The checkpoint: all units under one barrier, while the machine shuts down for a kexec. Runs as `ExecStop=` of
-//! `kup-checkpoint.service`, before anything else is stopped.
+//! `kup-checkpoint.service`, before anything is stopped that they need.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -52,11 +52,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     }
     record.advance(Event::Shutdown, &paths.record())?;
     let Err(e) = checkpoint(paths, &systemd, &mut record) else { return Ok(faults::at("checkpoint.ended")?) };
-    // The shutdown is called off before anything else of it has happened: kup-checkpoint.service is stopped first.
-    if let Err(e) = systemd.cancel_jobs() {
-        tracing::error!("the shutdown cannot be called off: {e:#}");
-    }
-    undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))
+    undo::call_off(paths, &systemd, &mut record, &format!("{e:#}"))
 }
 
 /// The record's lock; none where whoever gives the update up holds it, and stops this unit: nothing is to be done then.

@@ -15,6 +15,7 @@ mod lock;
 mod manifest;
 mod meeting;
 pub mod memory;
+mod order;
 mod precopy;
 mod record;
 pub mod recover;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::checkpoint::{KEXEC, kill_all};
-use super::{Lock, Record, State, trial, undo};
+use super::{Lock, Record, State, order, trial, undo};
 use crate::kernel;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -51,10 +51,16 @@ pub fn checkpoint(paths: &Paths) -> Result<()> {
             trial::begin(paths, &systemd, &record);
             kill_all(&record)
         }
-        State::Checkpointing => give_up(paths, &systemd, &mut record, "the checkpoint died before it was complete"),
-        State::Armed if kexec => give_up(paths, &systemd, &mut record, "the checkpoint did not begin"),
+        State::Checkpointing => {
+            undo::call_off(paths, &systemd, &mut record, "the checkpoint died before it was complete")
+        }
+        State::Armed if kexec => undo::call_off(paths, &systemd, &mut record, "the checkpoint did not begin"),
         // Whoever gave the update up unloaded the kernel, and a kexec without one is a reboot.
-        _ if kexec && !kernel::kexec::loaded(paths)? => systemd.cancel_jobs(),
+        _ if kexec && !kernel::kexec::loaded(paths)? => {
+            systemd.cancel_jobs()?;
+            order::start_again(&systemd, &record);
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
@@ -68,11 +74,4 @@ fn left_behind(paths: &Paths) -> Result<Option<(Lock, Record)>> {
     let lock = Lock::wait(&paths.lock(), PATIENCE)?;
     let Some(record) = Record::load(&paths.record())? else { return Ok(None) };
     Ok((record.source_boot == kernel::boot_id(paths)?).then_some((lock, record)))
-}
-
-fn give_up(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
-    if let Err(e) = systemd.cancel_jobs() {
-        tracing::error!("the shutdown cannot be called off: {e:#}");
-    }
-    undo::abort(paths, systemd, record, reason)
 }
