@@ -8,6 +8,7 @@ mod carry;
 pub mod checkpoint;
 mod dump_unit;
 pub mod encryption;
+pub mod exchange;
 pub mod fall_back;
 pub(crate) mod history;
 mod id;
