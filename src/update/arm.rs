@@ -27,7 +27,7 @@ use crate::{boot, criu, faults, kernel, sys};
 /// When the update was refused or aborted; the record says why.
 pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let lock = Lock::take(&paths.lock())?;
+    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     if let Some(old) = Record::load(&paths.record())?.filter(|r| !r.state().is_final()) {
         bail!("update {} is still {}; 'kup abort' gives it up", old.id, old.state().as_str());
     }
@@ -45,7 +45,7 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
 /// When the reverse update was refused or aborted: the units go on under the new kernel.
 pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let lock = Lock::take(&paths.lock())?;
+    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     // What is still on its way cannot be stored again.
     memory::wait(&Systemd::connect()?, failed, bless::MEMORY_WITHIN)?;
     let target = choose_target(paths, Some(&failed.source))?;
@@ -197,7 +197,7 @@ fn switch(paths: &Paths, systemd: &Systemd) -> Result<()> {
         return Ok(());
     }
     let reason = format!("systemctl kexec: {}", String::from_utf8_lossy(&output.stderr).trim());
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     if let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Armed) {
         undo::abort(paths, systemd, &mut record, &reason)?;
     }

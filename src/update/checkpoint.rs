@@ -5,7 +5,6 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -21,12 +20,10 @@ use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
-use crate::{boot, criu, faults, inspect};
+use crate::{boot, criu, faults, inspect, kernel};
 
 /// Target that systemd starts for `systemctl kexec`.
 pub(super) const KEXEC: &str = "kexec.target";
-/// How long others may hold the lock when the shutdown begins.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the file beside the images that says what is locked until they are restored.
 pub const NETLOCK: &str = "netlock.json";
 /// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
@@ -43,7 +40,8 @@ pub fn run(paths: &Paths) -> Result<()> {
     let Some(_lock) = lock_record(paths, kexec)? else { return Ok(()) };
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.state() != State::Armed {
-        return Ok(());
+        // Whoever gave the update up meanwhile unloaded the kernel, and a kexec without one is a reboot.
+        return if kexec && !kernel::kexec::loaded(paths)? { systemd.cancel_jobs() } else { Ok(()) };
     }
     if !kexec {
         undo::abort(paths, &systemd, &mut record, "it was not 'systemctl kexec' that ended the armed update")?;
@@ -63,7 +61,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 /// The shutdown also kills `kup-update.service`, whose clean-up holds the lock for a moment: that one is waited for.
 fn lock_record(paths: &Paths, kexec: bool) -> Result<Option<Lock>> {
     if kexec {
-        return Lock::wait(&paths.lock(), PATIENCE).map(Some);
+        return Lock::wait(&paths.lock(), Lock::MOMENT).map(Some);
     }
     Ok(Lock::take(&paths.lock()).ok())
 }
@@ -161,12 +159,13 @@ pub(super) fn thaw_all(record: &Record) -> Result<()> {
     thawed.collect::<Vec<_>>().into_iter().collect()
 }
 
-/// Much may have been done to the machine since the update was armed: both kernels must be there, and a reset must still
-/// lead to the old one.
+/// Much may have been done to the machine since the update was armed: both kernels must be there, one of them loaded, and a
+/// reset must still lead to the old one.
 fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
     if let Some(reason) = undo::lost_kernel(paths, record)? {
         bail!(reason);
     }
+    ensure!(kernel::kexec::loaded(paths)?, "the target kernel is not loaded any more");
     let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
     boot::holds(pin, paths, record.old_kernel())
 }

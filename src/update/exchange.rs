@@ -46,7 +46,7 @@ pub fn export(paths: &Paths, unit: &UnitName, dir: &Path) -> Result<()> {
 /// # Errors
 /// When no restore is ahead that could use them, or they do not fit the update; its checkpoint is as it was then.
 pub fn import(paths: &Paths, unit: &UnitName, dir: &Path) -> Result<()> {
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let mut record = Record::load(&paths.record())?.context("no update is under way")?;
     let found = part_of(&record, unit)?;
     is_ahead(ThisBoot::look(paths, &record)?, unit, &found.state)?;

@@ -43,9 +43,15 @@ pub fn arming(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When something of it could not be put back.
 pub fn checkpoint(paths: &Paths) -> Result<()> {
-    let Some((_lock, mut record)) = left_behind(paths)? else { return Ok(()) };
     let systemd = Systemd::connect()?;
     let kexec = systemd.has_job(KEXEC)?;
+    // Where it is not even known what was checkpointed, the machine had better stay up.
+    let left = left_behind(paths).inspect_err(|_| {
+        if kexec {
+            call_off(&systemd)
+        }
+    });
+    let Some((_lock, mut record)) = left? else { return Ok(()) };
     match record.state() {
         State::Switching => {
             trial::begin(paths, &systemd, &record);
@@ -53,7 +59,7 @@ pub fn checkpoint(paths: &Paths) -> Result<()> {
         }
         State::Checkpointing => give_up(paths, &systemd, &mut record, "the checkpoint died before it was complete"),
         State::Armed if kexec => give_up(paths, &systemd, &mut record, "the checkpoint did not begin"),
-        // Whoever gave the update up unloaded the kernel, and a kexec without one is a reboot.
+        // As in checkpoint::run().
         _ if kexec && !kernel::kexec::loaded(paths)? => systemd.cancel_jobs(),
         _ => Ok(()),
     }
@@ -71,8 +77,12 @@ fn left_behind(paths: &Paths) -> Result<Option<(Lock, Record)>> {
 }
 
 fn give_up(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
+    call_off(systemd);
+    undo::abort(paths, systemd, record, reason)
+}
+
+fn call_off(systemd: &Systemd) {
     if let Err(e) = systemd.cancel_jobs() {
         tracing::error!("the shutdown cannot be called off: {e:#}");
     }
-    undo::abort(paths, systemd, record, reason)
 }
