@@ -20,11 +20,16 @@ use crate::systemd::Systemd;
 use crate::unit::UnitName;
 use crate::{boot, criu, faults, kernel, sys};
 
+/// The check found something that rules the update out; nothing was touched. The record says it, too.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
 /// Checks and arms the update that `request` asks for, and starts the shutdown unless it is to be left to the
 /// administrator. `kup-update.service` runs it.
 ///
 /// # Errors
-/// When the update was refused or aborted; the record says why.
+/// [`Refused`]; otherwise when the update was aborted: the record says why.
 pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let settings = Settings::load(paths)?;
     let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
@@ -89,10 +94,11 @@ fn check(
     record.end(phase);
     let accepted = accept(&report, record, may_restart);
     if let Err(e) = accepted.and_then(|()| memory::all_there(&Systemd::connect()?, record)) {
-        record.reason = Some(format!("{e:#}"));
+        let reason = format!("{e:#}");
+        record.reason = Some(reason.clone());
         record.advance(Event::Refuse, &paths.record())?;
         bless::finish(paths, record)?;
-        return Err(e);
+        return Err(Refused(reason).into());
     }
     Ok(record.advance(Event::Pass, &paths.record())?)
 }
