@@ -27,6 +27,8 @@ const MAGIC: &[u8; 16] = b"kup handover 1\0\0";
 const COPIES: usize = 3;
 /// How many huge pages are looked at to find them.
 const CANDIDATES: usize = 12;
+/// What they take of memory until the switch, bytes.
+pub const MEMORY: u64 = CANDIDATES as u64 * hugepage::SIZE;
 /// What kexec puts to the upper end of memory beside the initrd: the kernel, unpacked, and small things.
 const KERNEL_ROOM: u64 = 256 << 20;
 /// How many huge pages there are, used or not; can be written to.

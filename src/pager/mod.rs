@@ -53,9 +53,14 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::store::Memory;
+use crate::store::{Memory, WINDOW};
 use fdstore::Store;
 use serve::{Bell, Server};
+
+/// What serving one unit takes on so many `processors`, beside the index of its memory, bytes: each thread brings a window.
+pub fn memory(processors: u64) -> u64 {
+    processors.saturating_add(serve::SERVERS as u64).saturating_mul(WINDOW)
+}
 
 /// Why a unit does not get its memory. Its tasks must not run on after any of these.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 pub mod canary;
 mod finding;
 mod machine;
+mod needs;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 pub use finding::{Finding, Report, Severity};
+pub use needs::Needs;
 pub use unit::NOT_RUNNING;
 
 use crate::config::Settings;
@@ -30,7 +32,7 @@ const HELPERS_GO_WITHIN: Duration = Duration::from_secs(2);
 pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let host = unit::Host::read(paths, settings)?;
-    let mut space = 0;
+    let mut needs = Needs::default();
     for (name, loaded) in load(paths, units, &mut report) {
         let findings = match loaded {
             Ok((file, spec)) => match settled(&name) {
@@ -38,7 +40,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
                     let findings = unit::check(&unit::View { unit: &file, spec: &spec, procs: &procs, host: &host });
                     // What cannot be preserved has no image, even where its restart is accepted.
                     if !findings.iter().any(|f| f.severity == Severity::Blocker) {
-                        space += image_size(&procs);
+                        needs.add(&procs);
                     }
                     findings
                 }
@@ -48,7 +50,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
         };
         report.units.insert(name, findings);
     }
-    machine::check(paths, settings, target, space, &mut report);
+    machine::check(paths, settings, target, &needs, &mut report);
     Ok(report)
 }
 
@@ -79,11 +81,6 @@ fn settled(name: &UnitName) -> Result<UnitProcs, inspect::InspectError> {
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-}
-
-/// Space that images and copies of deleted files take.
-fn image_size(procs: &UnitProcs) -> u64 {
-    procs.image_size() + procs.deleted().iter().filter(|d| !d.directory && d.nlink == 0).map(|d| d.size).sum::<u64>()
 }
 
 /// `a, b, c and 4 more`: a finding is one sentence, however many things it is about.

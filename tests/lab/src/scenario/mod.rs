@@ -11,6 +11,7 @@ mod encryption;
 mod fallback;
 mod faults;
 mod killed;
+mod large;
 mod package;
 mod packages;
 mod pager;
@@ -77,6 +78,7 @@ pub const ALL: &[Scenario] = &[
     concurrent::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
+    large::SCENARIO,
     pager::SCENARIO,
     pager_users::SCENARIO,
     killed::SCENARIO,
