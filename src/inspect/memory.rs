@@ -17,6 +17,8 @@ pub struct Memory {
     pub hugetlb: u64,
     /// Swapped out: comes back into a checkpoint too.
     pub swap: u64,
+    /// What a pager may still have to bring, at most; 0 unless [`super::UnitProcs::look_for_missing`] was called.
+    pub missing: u64,
 }
 
 impl Memory {

@@ -35,7 +35,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
     let mut needs = Needs::default();
     for (name, loaded) in load(paths, units, &mut report) {
         let findings = match loaded {
-            Ok((file, spec)) => match settled(&name) {
+            Ok((file, spec)) => match settled(paths, &name) {
                 Ok(procs) => {
                     let findings = unit::check(&unit::View { unit: &file, spec: &spec, procs: &procs, host: &host });
                     // What cannot be preserved has no image, even where its restart is accepted.
@@ -71,12 +71,14 @@ fn load(paths: &Paths, units: &[UnitName], report: &mut Report) -> Loaded {
     marked.units.into_iter().map(|(file, spec)| (file.name.clone(), Ok((file, spec)))).collect()
 }
 
-/// The unit, after processes outside its main tree had time to go.
-fn settled(name: &UnitName) -> Result<UnitProcs, inspect::InspectError> {
+/// The unit, after processes outside its main tree had time to go, and the last of its memory to come.
+fn settled(paths: &Paths, name: &UnitName) -> Result<UnitProcs, inspect::InspectError> {
     let deadline = Instant::now() + HELPERS_GO_WITHIN;
     loop {
-        let procs = inspect::unit(name)?;
-        if !procs.service.is_active() || procs.outside_tree().is_empty() || Instant::now() > deadline {
+        let mut procs = inspect::unit(name)?;
+        procs.look_for_missing(paths)?;
+        let settled = procs.outside_tree().is_empty() && procs.missing() == 0;
+        if !procs.service.is_active() || settled || Instant::now() > deadline {
             return Ok(procs);
         }
         std::thread::sleep(Duration::from_millis(200));
