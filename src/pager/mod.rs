@@ -94,6 +94,8 @@ pub struct Report {
     pub faults: u64,
     /// Bytes that were put in, for faults and in the background.
     pub filled: u64,
+    /// Huge pages that are where there were some.
+    pub huge: usize,
 }
 
 /// Finds a process's memory by its PID in the images.
@@ -176,7 +178,6 @@ impl Pager {
             }
         };
         let report = Server::new(bell, connection, journal, processes, service).run(service.fillers)?;
-        collapse::all(&service.huge);
-        Ok(report)
+        Ok(Report { huge: collapse::all(&service.huge), ..report })
     }
 }

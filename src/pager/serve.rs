@@ -113,7 +113,10 @@ impl<'a> Server<'a> {
         }
         match self.error.into_inner().expect("no poison") {
             Some(error) => Err(error),
-            None => Ok(Report { faults: self.faults.into_inner(), filled: self.filled.into_inner() }),
+            None => {
+                let (faults, filled) = (self.faults.into_inner(), self.filled.into_inner());
+                Ok(Report { faults, filled, ..Report::default() })
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use libsystemd::daemon::{NotifyState, notify};
 
 use super::restore_unit::is_placeholder;
-use super::{Record, UnitRecord, UnitState};
+use super::{Record, UnitRecord, UnitState, huge};
 use crate::criu::plain;
 use crate::pager::{Pager, Service, fdstore, socket};
 use crate::paths::Paths;
@@ -116,13 +116,14 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         store: &fdstore::Systemd,
         lost: &|e| kill(unit, &cgroup, &e.to_string()),
         fillers: available_parallelism().map_or(1, Into::into),
-        huge: Vec::new(),
+        huge: huge::read(&images),
     };
     match pager.run(&service) {
         Ok(report) => tracing::info!(
-            "{unit} has all its memory: {} MiB, {} faults were served first",
+            "{unit} has all its memory: {} MiB, {} faults were served first, {} huge pages",
             report.filled >> 20,
-            report.faults
+            report.faults,
+            report.huge
         ),
         Err(e) => {
             tracing::error!("{unit}: {e}");

@@ -11,6 +11,7 @@ pub mod encryption;
 pub mod exchange;
 pub mod fall_back;
 pub(crate) mod history;
+mod huge;
 mod id;
 mod lock;
 mod manifest;

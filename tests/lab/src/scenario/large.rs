@@ -36,6 +36,10 @@ const SAMPLER: &str = "rm -f /root/memory; systemd-run -q --unit lab-memory /bin
 const LEAST: &str = "sort -nk2 /root/memory | awk 'NR == 1 { print int($2 / 1024) }'";
 const AVAILABLE: &str = "awk '/MemAvailable/ { print int($2 / 1024) }' /proc/meminfo";
 
+/// What of the service is in huge pages, MiB.
+const HUGE: &str = "awk '/AnonHugePages/ { print int($2 / 1024) }' \
+    /proc/$(systemctl show --value -p MainPID large)/smaps_rollup";
+
 fn run(ctx: &mut Ctx) -> Result<()> {
     let mib = u64::from(ctx.vm.spec().memory) * SHARE / 100;
     ctx.step(&format!("a service of {mib} MiB"));
@@ -54,16 +58,28 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         message.split("up to ").nth(1).and_then(|m| m.split(' ').next()).context(message.clone())?.parse()?;
     let before = number(ctx, AVAILABLE)?;
     ctx.vm.ssh(SAMPLER)?;
-    let was = guest::service(&ctx.vm, UNIT)?;
+    let (was, huge) = (guest::service(&ctx.vm, UNIT)?, number(ctx, HUGE)?);
     let record = guest::update(ctx, "")?;
     guest::expect_done(&record, &[UNIT])?;
     ensure!(guest::service(&ctx.vm, UNIT)? == was, "{UNIT} is another than before");
+    expect_huge_pages(ctx, huge)?;
     ctx.vm.ssh("rm /var/lib/large/sum && systemctl kill --signal=USR1 large")?;
     ensure!(told(ctx)? == sum, "its memory has changed");
     let took = before.saturating_sub(number(ctx, LEAST)?);
     ctx.figure("memory, predicted", predicted as f64, "MiB");
     ctx.figure("memory, taken", took as f64, "MiB");
     ensure!(took <= predicted + SLACK, "the update took {took} MiB, and {predicted} MiB were predicted");
+    Ok(())
+}
+
+/// Its memory is in huge pages again, as far as there were some; and sooner than by the kernel's own efforts.
+fn expect_huge_pages(ctx: &mut Ctx, before: u64) -> Result<()> {
+    let now = number(ctx, HUGE)?;
+    ctx.figure("huge pages before", before as f64, "MiB");
+    ctx.figure("huge pages after", now as f64, "MiB");
+    ensure!(before > 0, "nothing was in huge pages; is /sys/kernel/mm/transparent_hugepage/enabled 'always'?");
+    // Where memory is in pieces there may be no room for all of them.
+    ensure!(now >= before / 2, "{now} MiB are in huge pages, and {before} MiB were");
     Ok(())
 }
 
