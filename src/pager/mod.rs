@@ -22,13 +22,15 @@
 //! [Service]
 //! Type=notify                      # READY=1 when it listens; the restore may begin
 //! Restart=on-failure
-//! RestartPreventExitStatus=…       # what it exits with once `lost` was called
+//! RestartPreventExitStatus=…       # what it exits with once `lost` was called, and what its own side ends it by
+//! RestartForceExitStatus=SIGTERM … # what else would pass for success
 //! RestartSec=0
 //! StartLimitBurst=3                # with StartLimitIntervalSec= in [Unit]
 //! FileDescriptorStoreMax=4096      # one a process, two more
 //! FileDescriptorStorePreserve=yes  # else they are closed before ExecStopPost= and OnFailure= could kill the unit
 //! OOMScoreAdjust=-1000
 //! [Unit]
+//! RefuseManualStop=yes
 //! OnFailure=…                      # kills the preserved unit, then "systemctl clean --what=fdstore" closes the rest
 //! ```
 
