@@ -16,6 +16,7 @@ mod package;
 mod packages;
 mod pager;
 mod pager_users;
+mod plain;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -81,6 +82,7 @@ pub const ALL: &[Scenario] = &[
     large::SCENARIO,
     pager::SCENARIO,
     pager_users::SCENARIO,
+    plain::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     soak::SCENARIO,
