@@ -59,9 +59,10 @@ use crate::store::{Memory, WINDOW};
 use fdstore::Store;
 use serve::{Bell, Server};
 
-/// What serving one unit takes on so many `processors`, beside the index of its memory, bytes: each thread brings a window.
+/// What serving one unit takes on so many `processors`, beside the index of its memory, bytes: whoever fills in the background
+/// brings a window, whoever serves faults what is around them.
 pub fn memory(processors: u64) -> u64 {
-    processors.saturating_add(serve::SERVERS as u64).saturating_mul(WINDOW)
+    processors.saturating_mul(WINDOW).saturating_add(serve::SERVERS as u64 * ranges::NEIGHBOURHOOD)
 }
 
 /// Why a unit does not get its memory. Its tasks must not run on after any of these.

@@ -5,8 +5,8 @@ use crate::inspect::UnitProcs;
 use crate::pager;
 use crate::store::{PAGE, WINDOW, window::Window};
 
-/// What CRIU and its helpers have in RAM for one unit, whatever its size, bytes.
-const CRIU: u64 = 32 << 20;
+/// What CRIU, its helpers and a pager have in RAM of their own for one unit, whatever its size, bytes.
+const CRIU: u64 = 12 << 20;
 /// What a pre-dump puts into pipes are the unit's own pages; the kernel keeps so many bytes to tell of each of them
 /// (struct pipe_buffer).
 const PIPE_ENTRY: u64 = 40;
@@ -47,14 +47,18 @@ impl Needs {
     pub fn for_checkpoint(&self) -> u64 {
         let index = self.windows.saturating_mul(INDEXES * Window::SIZE);
         let pipes = (self.stored / PAGE).saturating_mul(PIPE_ENTRY);
-        index.saturating_add(pipes).saturating_add(self.units * (CRIU + page_server::MEMORY))
+        index.saturating_add(pipes).saturating_add(self.processes(page_server::MEMORY))
     }
 
     /// What restoring all of them at the same time, on so many processors, takes beside what they have now in RAM.
     pub fn for_restore(&self, processors: u64) -> u64 {
         let index = self.windows.saturating_mul(Window::SIZE);
-        let served = self.units * (CRIU + pager::memory(processors));
-        index.saturating_add(self.swapped).saturating_add(served)
+        index.saturating_add(self.swapped).saturating_add(self.processes(pager::memory(processors)))
+    }
+
+    /// What processes beside each unit take, with `buffers` for its memory: never more than there is of it.
+    fn processes(&self, buffers: u64) -> u64 {
+        self.units.saturating_mul(CRIU).saturating_add(self.units.saturating_mul(buffers).min(self.stored))
     }
 }
 
@@ -80,6 +84,13 @@ mod tests {
         assert!(restore > 1 << 30 && restore < (1 << 30) + (128 << 20), "{restore}");
         needs.add(&unit(Memory::default()));
         assert!(needs.for_restore(4) > restore + CRIU);
+    }
+
+    #[test]
+    fn many_small_units_need_little() {
+        let mut needs = Needs::default();
+        (0..20).for_each(|_| needs.add(&unit(Memory { anonymous: 1 << 20, ..Memory::default() })));
+        assert!(needs.for_checkpoint().max(needs.for_restore(64)) < 20 * (CRIU + (2 << 20)));
     }
 
     #[test]
