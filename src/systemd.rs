@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use zbus::wire::OwnedObjectPath;
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
@@ -232,6 +233,14 @@ impl Systemd {
     /// What systemd says.
     pub fn stop(&self, unit: &str) -> Result<()> {
         self.manager::<_, OwnedObjectPath>("StopUnit", &(unit, "replace")).map(drop)
+    }
+
+    /// Sends `signal` to the main process of `unit`.
+    ///
+    /// # Errors
+    /// What systemd says; also where it has none.
+    pub fn signal(&self, unit: &str, signal: Signal) -> Result<()> {
+        self.manager("KillUnit", &(unit, "main", signal as i32))
     }
 
     /// `systemctl daemon-reload`: generators run, unit files are read again. Returns when it is done.

@@ -55,7 +55,7 @@ pub fn update(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When there is none, or it is past the point where it can be given up.
 pub fn abort(paths: &Paths) -> Result<()> {
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())? else { bail!("no update is under way") };
     match record.state() {
         State::Checking | State::Arming | State::Armed => {

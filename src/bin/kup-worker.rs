@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use kup::cli::Exit;
 use kup::paths::Paths;
 use kup::unit::UnitName;
 use kup::{journal, update, worker};
@@ -88,7 +89,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
-            ExitCode::FAILURE
+            // kup-update.service has SuccessExitStatus= for it: what is at fault is not the unit.
+            if e.is::<update::arm::Refused>() { Exit::Blocked.into() } else { ExitCode::FAILURE }
         }
     }
 }

@@ -19,14 +19,19 @@ use crate::systemd::Systemd;
 use crate::unit::UnitName;
 use crate::{boot, criu, faults, kernel, sys};
 
+/// The check found something that rules the update out; nothing was touched. The record says it, too.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
 /// Checks and arms the update that `request` asks for, and starts the shutdown unless it is to be left to the
 /// administrator. `kup-update.service` runs it.
 ///
 /// # Errors
-/// When the update was refused or aborted; the record says why.
+/// [`Refused`]; otherwise when the update was aborted: the record says why.
 pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let lock = Lock::take(&paths.lock())?;
+    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     if let Some(old) = Record::load(&paths.record())?.filter(|r| !r.state().is_final()) {
         bail!("update {} is still {}; 'kup abort' gives it up", old.id, old.state().as_str());
     }
@@ -44,7 +49,7 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
 /// When the reverse update was refused or aborted: the units go on under the new kernel.
 pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let lock = Lock::take(&paths.lock())?;
+    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     // What is still on its way cannot be stored again.
     memory::wait(&Systemd::connect()?, failed, bless::MEMORY_WITHIN)?;
     let target = choose_target(paths, Some(&failed.source))?;
@@ -88,10 +93,11 @@ fn check(
     record.end(phase);
     let accepted = accept(&report, record, may_restart);
     if let Err(e) = accepted.and_then(|()| memory::all_there(&Systemd::connect()?, record)) {
-        record.reason = Some(format!("{e:#}"));
+        let reason = format!("{e:#}");
+        record.reason = Some(reason.clone());
         record.advance(Event::Refuse, &paths.record())?;
         bless::finish(paths, record)?;
-        return Err(e);
+        return Err(Refused(reason).into());
     }
     Ok(record.advance(Event::Pass, &paths.record())?)
 }
@@ -195,7 +201,7 @@ fn switch(paths: &Paths, systemd: &Systemd) -> Result<()> {
         return Ok(());
     }
     let reason = format!("systemctl kexec: {}", String::from_utf8_lossy(&output.stderr).trim());
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     if let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Armed) {
         undo::abort(paths, systemd, &mut record, &reason)?;
     }

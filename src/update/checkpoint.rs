@@ -5,14 +5,13 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
 use super::precopy::Precopied;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, trial, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, order, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::lock::{self, Connection, LockSpec};
@@ -22,12 +21,10 @@ use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
-use crate::{boot, criu, faults, inspect};
+use crate::{boot, criu, faults, inspect, kernel};
 
 /// Target that systemd starts for `systemctl kexec`.
 pub(super) const KEXEC: &str = "kexec.target";
-/// How long others may hold the lock when the shutdown begins.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the file beside the images that says what is locked until they are restored.
 pub const NETLOCK: &str = "netlock.json";
 /// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
@@ -44,6 +41,10 @@ pub fn run(paths: &Paths) -> Result<()> {
     let Some(_lock) = lock_record(paths, kexec)? else { return Ok(()) };
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.state() != State::Armed {
+        // Whoever gave the update up meanwhile unloaded the kernel, and a kexec without one is a reboot.
+        if kexec && !kernel::kexec::loaded(paths)? {
+            order::call_off(&systemd, Some(&record));
+        }
         return Ok(());
     }
     if !kexec {
@@ -60,7 +61,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 /// The shutdown also kills `kup-update.service`, whose clean-up holds the lock for a moment: that one is waited for.
 fn lock_record(paths: &Paths, kexec: bool) -> Result<Option<Lock>> {
     if kexec {
-        return Lock::wait(&paths.lock(), PATIENCE).map(Some);
+        return Lock::wait(&paths.lock(), Lock::MOMENT).map(Some);
     }
     Ok(Lock::take(&paths.lock()).ok())
 }
@@ -168,12 +169,13 @@ pub(super) fn repair_all(record: &Record) {
     }
 }
 
-/// Much may have been done to the machine since the update was armed: both kernels must be there, and a reset must still
-/// lead to the old one.
+/// Much may have been done to the machine since the update was armed: both kernels must be there, one of them loaded, and a
+/// reset must still lead to the old one.
 fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
     if let Some(reason) = undo::lost_kernel(paths, record)? {
         bail!(reason);
     }
+    ensure!(kernel::kexec::loaded(paths)?, "the target kernel is not loaded any more");
     let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
     boot::holds(pin, paths, record.old_kernel())
 }

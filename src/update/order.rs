@@ -92,6 +92,16 @@ pub fn arrange(systemd: &Systemd, record: &mut Record) -> Result<()> {
     systemd.start_and_wait(CHECKPOINT_UNIT, Duration::from_secs(30))
 }
 
+/// Calls a shutdown off; with the record of an update that needs nothing else, what it has stopped is started again.
+pub fn call_off(systemd: &Systemd, record: Option<&Record>) {
+    if let Err(e) = systemd.cancel_jobs() {
+        tracing::error!("the shutdown cannot be called off: {e:#}");
+    }
+    if let Some(record) = record {
+        start_again(systemd, record);
+    }
+}
+
 /// Starts again what the shutdown has stopped. What somebody had stopped before it began stays so.
 pub fn start_again(systemd: &Systemd, record: &Record) {
     let stopped: Vec<(&String, u64)> =

@@ -43,9 +43,15 @@ pub fn arming(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When something of it could not be put back.
 pub fn checkpoint(paths: &Paths) -> Result<()> {
-    let Some((_lock, mut record)) = left_behind(paths)? else { return Ok(()) };
     let systemd = Systemd::connect()?;
     let kexec = systemd.has_job(KEXEC)?;
+    // Where it is not even known what was checkpointed, the machine had better stay up.
+    let left = left_behind(paths).inspect_err(|_| {
+        if kexec {
+            order::call_off(&systemd, None);
+        }
+    });
+    let Some((_lock, mut record)) = left? else { return Ok(()) };
     match record.state() {
         State::Switching => {
             trial::begin(paths, &systemd, &record);
@@ -55,10 +61,9 @@ pub fn checkpoint(paths: &Paths) -> Result<()> {
             undo::call_off(paths, &systemd, &mut record, "the checkpoint died before it was complete")
         }
         State::Armed if kexec => undo::call_off(paths, &systemd, &mut record, "the checkpoint did not begin"),
-        // Whoever gave the update up unloaded the kernel, and a kexec without one is a reboot.
+        // As in checkpoint::run().
         _ if kexec && !kernel::kexec::loaded(paths)? => {
-            systemd.cancel_jobs()?;
-            order::start_again(&systemd, &record);
+            order::call_off(&systemd, Some(&record));
             Ok(())
         }
         _ => Ok(()),

@@ -24,7 +24,7 @@ use crate::{criu, faults, kernel, watchdog};
 /// error: it starts cold, and the record says why.
 pub fn run(paths: &Paths) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     let back = match (ThisBoot::look(paths, &record)?, record.state()) {
         (ThisBoot::Restore, State::Switching) => false,

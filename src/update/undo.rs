@@ -50,9 +50,7 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
 /// # Errors
 /// As [`abort`].
 pub fn call_off(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
-    if let Err(e) = systemd.cancel_jobs() {
-        tracing::error!("the shutdown cannot be called off: {e:#}");
-    }
+    order::call_off(systemd, None);
     let aborted = abort(paths, systemd, record, reason);
     order::start_again(systemd, record);
     aborted

@@ -11,10 +11,12 @@ mod encryption;
 mod fallback;
 mod faults;
 mod killed;
+mod large;
 mod package;
 mod packages;
 mod pager;
 mod pager_users;
+mod plain;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -77,8 +79,10 @@ pub const ALL: &[Scenario] = &[
     concurrent::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
+    large::SCENARIO,
     pager::SCENARIO,
     pager_users::SCENARIO,
+    plain::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     soak::SCENARIO,
