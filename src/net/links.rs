@@ -104,7 +104,7 @@ pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
     }
     for link in &there {
         // As networkd has it: the kernel is not to take addresses from routers by itself.
-        let accept = paths.at(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
+        let accept = paths.at(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
         if let Err(e) = fs::write(&accept, "0") {
             tracing::debug!("{}: {e}", accept.display());
         }
