@@ -1,46 +1,25 @@
-//! Addresses and routes of links over the switch, so that a restore need not wait for systemd-networkd.
-//!
-//! Only of links that networkd has configured with addresses that do not expire: it finds them as it would have made them,
-//! and keeps them. What comes from a server (DHCP, router advertisements) it would take away and ask for again.
+//! What ip(8) tells of links, and the lines for `ip -batch` that make them so again.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::command::feed;
-use crate::paths::Paths;
+use super::Link;
 
-/// Name of the file beside the images that holds the links.
-pub const LINKS: &str = "links.json";
 /// "forever", as the kernel says it of an address.
 const FOREVER: u64 = u32::MAX as u64;
 
-/// A link, and how it is put back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Link {
-    /// Its name, such as `eth0`.
-    pub name: String,
-    /// Its hardware address.
-    pub mac: String,
-    /// Lines for `ip -batch`.
-    pub batch: Vec<String>,
-}
-
 /// As `ip -j address` tells it.
 #[derive(Debug, Deserialize)]
-struct Shown {
-    ifindex: u32,
-    ifname: String,
+pub(super) struct Shown {
+    pub(super) ifindex: u32,
+    pub(super) ifname: String,
     #[serde(default)]
-    flags: Vec<String>,
+    pub(super) flags: Vec<String>,
     #[serde(default)]
-    address: String,
+    pub(super) address: String,
     #[serde(default)]
     addr_info: Vec<Address>,
 }
@@ -74,75 +53,17 @@ struct Route {
 }
 
 /// What a route may have besides, and is as good without.
-const NEGLIGIBLE: [&str; 3] = ["pref", "metrics", "expires"];
+const NEGLIGIBLE: [&str; 2] = ["pref", "metrics"];
 
-/// The links of this network namespace that can be put back.
-///
-/// # Errors
-/// When ip(8) is not installed, or its words make no sense.
-pub fn look(paths: &Paths) -> Result<Vec<Link>> {
-    let states = paths.at("/run/systemd/netif/links");
-    let managed = |index: u32| is_managed(&fs::read_to_string(states.join(index.to_string())).unwrap_or_default());
-    let routes = |family| ip(&["-j", family, "route"], "");
-    links(&ip(&["-j", "address"], "")?, &routes("-4")?, &routes("-6")?, &managed)
-}
-
-/// Puts back those of `links` that are there, by name and hardware address, and that nobody has brought up. What cannot be
-/// put back is networkd's to do.
-///
-/// # Errors
-/// When ip(8) is not installed, or refuses a line; the others hold.
-pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
-    let present: Vec<Shown> = parse(&ip(&["-j", "address"], "")?)?;
-    let is_there = |link: &Link| {
-        let same = |p: &Shown| p.ifname == link.name && p.address == link.mac && !p.flags.iter().any(|f| f == "UP");
-        present.iter().any(same)
-    };
-    let (there, missing): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| is_there(link));
-    for link in missing {
-        tracing::info!("{} is not there yet, or up already: it is left to networkd", link.name);
-    }
-    for link in &there {
-        // As networkd has it: the kernel is not to take addresses from routers by itself.
-        let accept = paths.at(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
-        if let Err(e) = fs::write(&accept, "0") {
-            tracing::debug!("{}: {e}", accept.display());
-        }
-    }
-    let batch: Vec<&str> = there.iter().flat_map(|link| &link.batch).map(String::as_str).collect();
-    if !batch.is_empty() {
-        ip(&["-force", "-batch", "-"], &(batch.join("\n") + "\n"))?;
-    }
-    Ok(())
-}
-
-/// Reads what was saved at `path`.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn load(path: &Path) -> Result<Vec<Link>> {
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
-}
-
-fn ip(args: &[&str], input: &str) -> Result<String> {
-    let output = feed(Command::new("ip").args(args), input.as_bytes()).context("the package iproute2 has ip")?;
-    Ok(String::from_utf8_lossy(&output).into_owned())
-}
-
-fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>> {
+/// The list that ip has told.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>> {
     // Nothing to tell is no list at all in some versions.
     let text = if text.trim().is_empty() { "[]" } else { text };
     serde_json::from_str(text).context("ip tells something that kup does not know")
 }
 
-/// networkd's state of a link (networkctl(1), ADMIN_STATE).
-fn is_managed(state: &str) -> bool {
-    state.lines().any(|line| line == "ADMIN_STATE=configured")
-}
-
 /// The links that can be put back, from ip's words.
-fn links(addresses: &str, v4: &str, v6: &str, managed: &dyn Fn(u32) -> bool) -> Result<Vec<Link>> {
+pub(super) fn links(addresses: &str, v4: &str, v6: &str, managed: &dyn Fn(u32) -> bool) -> Result<Vec<Link>> {
     let shown: Vec<Shown> = parse(addresses)?;
     let (mut routes, mut v6): (Vec<Route>, Vec<Route>) = (parse(v4)?, parse(v6)?);
     v6.iter_mut().filter(|r| r.dst == "default").for_each(|r| r.dst = "::/0".into());
@@ -205,7 +126,3 @@ fn route(link: &str, r: &Route) -> String {
     }
     line
 }
-
-#[cfg(test)]
-#[path = "links_tests.rs"]
-mod tests;
