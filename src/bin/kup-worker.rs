@@ -31,6 +31,8 @@ enum Verb {
     Checkpoint,
     /// Holds packets back in the new boot (kup-netlock.service)
     Netlock,
+    /// Puts links back in the new boot (kup-links.service)
+    Links,
     /// Restores all units (kup-restore.service)
     Restore,
     /// Gives an update up whose worker died before the switch (kup-update.service)
@@ -66,6 +68,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Automatic => worker::automatic(&paths),
         Verb::Checkpoint => update::checkpoint::run(&paths),
         Verb::Netlock => worker::netlock(&paths),
+        Verb::Links => worker::links(&paths),
         Verb::Restore => update::restore::run(&paths),
         Verb::RecoverArming => update::recover::arming(&paths),
         Verb::RecoverCheckpoint => update::recover::checkpoint(&paths),

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod images;
+pub mod links;
 pub mod lock;
 pub mod nudge;
 pub mod repair;

@@ -14,6 +14,7 @@ use super::precopy::Precopied;
 use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, order, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
+use crate::net::links::{self, LINKS};
 use crate::net::lock::{self, Connection, LockSpec};
 use crate::net::repair;
 use crate::paths::Paths;
@@ -74,6 +75,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let units: Vec<UnitName> = record.units_in(UnitState::Running).cloned().collect();
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
+    save_links(paths, &images);
     keep_systemd_calm(systemd, &units)?;
     let plans = units.iter().map(|u| plan(paths, systemd, u, record, &settings)).collect::<Result<Vec<_>>>()?;
     for plan in &plans {
@@ -200,6 +202,17 @@ fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<Pat
     builder.create(&images)?;
     trust::only_ours(&images, &paths.state_dir())?;
     Ok(images)
+}
+
+/// Without them the restore waits until the network is configured anew.
+fn save_links(paths: &Paths, images: &Path) {
+    let save = || -> Result<()> {
+        let links = links::look(paths)?;
+        Ok(fs::write(images.join(LINKS), serde_json::to_vec(&links)?)?)
+    };
+    if let Err(e) = save() {
+        tracing::warn!("the restore will wait for the network: {e:#}");
+    }
 }
 
 /// A dump ends with the death of the main process: systemd is to take it as it is, without ExecStop= commands for a

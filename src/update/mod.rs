@@ -25,6 +25,7 @@ pub mod restore;
 mod restore_all;
 mod restore_unit;
 pub mod settle;
+mod start;
 mod state;
 mod this_boot;
 pub(crate) mod timers;

@@ -38,18 +38,30 @@ pub struct Placeholder {
 }
 
 impl Placeholder {
-    /// Waits until systemd has built the sandbox and the placeholder pauses in it.
+    /// Waits until systemd has built the sandbox and the placeholder pauses in it. Where that came to nothing systemd
+    /// tries again, in the unit's turn: it may have been started before something was there that it needs.
     ///
     /// # Errors
     /// When the unit failed, or it is not there by `deadline`.
     pub fn wait(systemd: &Systemd, unit: &UnitName, deadline: Instant) -> Result<Self> {
+        let mut again = false;
         loop {
+            // Asked first: a job that is over has left its mark on the state.
+            let queued = systemd.has_job(unit.as_str())?;
             let status = systemd.status(unit.as_str())?;
             if let Some(placeholder) = Self::of(&status)? {
                 return Ok(placeholder);
             }
-            if status.active == "failed" {
-                bail!("its sandbox could not be built; see 'journalctl -u {unit}'");
+            match status.active.as_str() {
+                "failed" | "inactive" if !queued && again => {
+                    bail!("its sandbox could not be built; see 'journalctl -u {unit}'");
+                }
+                "failed" | "inactive" if !queued => {
+                    tracing::warn!("{unit}: systemd has not built its sandbox ({}); it tries again", status.active);
+                    systemd.start(unit.as_str())?;
+                    again = true;
+                }
+                _ => {}
             }
             if Instant::now() > deadline {
                 bail!("systemd had not started it in time (it is {})", status.active);

@@ -1,22 +1,42 @@
-//! Talking to PID 1 over the system bus. (Its private socket would work earlier, but PID 1 signs its answers there with a
-//! well-known name, which zbus refuses as a sender: "Invalid unique name".)
+//! Talking to PID 1: over its private socket, which is there from its start on, or over the system bus.
 
+mod ahead;
+mod private;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use zbus::wire::OwnedObjectPath;
+use zbus::message::Message;
+use zbus::wire::{OwnedObjectPath, OwnedVariant};
+
+pub use ahead::Start;
+use private::Private;
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 const I_MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const I_UNIT: &str = "org.freedesktop.systemd1.Unit";
 const I_SERVICE: &str = "org.freedesktop.systemd1.Service";
+const I_PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+/// How long the bus may take to come up, where there is no other way.
+const BUS_WITHIN: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
 
 /// A connection to PID 1. Calls block; clones share it.
 #[derive(Debug, Clone)]
 pub struct Systemd {
-    connection: zbus::Connection,
+    way: Way,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Private(Arc<Private>),
+    Bus(zbus::Connection),
 }
 
 /// What systemd knows of a service.
@@ -56,13 +76,45 @@ impl Volatile {
 }
 
 impl Systemd {
-    /// Connects to the bus; waits where it is still starting.
+    /// Connects to PID 1's own socket, or, where that cannot be, to the bus; waits for the bus where it is still starting.
     ///
     /// # Errors
-    /// When there is no system bus.
+    /// When neither is there.
     pub fn connect() -> Result<Self> {
-        let connection = zbus::block_on(zbus::Connection::system());
-        Ok(Self { connection: connection.context("cannot reach the system bus")? })
+        match Private::connect(Path::new(private::SOCKET)) {
+            Ok(private) => Ok(Self { way: Way::Private(Arc::new(private)) }),
+            Err(e) => {
+                tracing::warn!("{e:#}; the system bus is the other way");
+                Self::over_the_bus(Instant::now() + BUS_WITHIN)
+            }
+        }
+    }
+
+    fn over_the_bus(deadline: Instant) -> Result<Self> {
+        loop {
+            match zbus::block_on(zbus::Connection::system()) {
+                Ok(connection) => return Ok(Self { way: Way::Bus(connection) }),
+                Err(_) if Instant::now() < deadline => sleep(POLL),
+                Err(e) => return Err(e).context("cannot reach PID 1, neither by its own socket nor by the system bus"),
+            }
+        }
+    }
+
+    fn call<B, R>(&self, path: &str, interface: &str, method: &str, body: &B) -> Result<R>
+    where
+        B: serde::Serialize + zbus::wire::Type,
+        R: for<'d> serde::Deserialize<'d> + zbus::wire::Type,
+    {
+        match &self.way {
+            Way::Private(private) => {
+                let call = Message::method_call(path, method).destination(DESTINATION).interface(interface);
+                private.call(&call.build(body)?)
+            }
+            Way::Bus(bus) => {
+                let reply = zbus::block_on(bus.call_method(Some(DESTINATION), path, Some(interface), method, body))?;
+                Ok(reply.body().deserialize()?)
+            }
+        }
     }
 
     /// Calls a method of the manager.
@@ -71,22 +123,25 @@ impl Systemd {
         B: serde::Serialize + zbus::wire::Type,
         R: for<'d> serde::Deserialize<'d> + zbus::wire::Type,
     {
-        let call = self.connection.call_method(Some(DESTINATION), MANAGER, Some(I_MANAGER), method, body);
-        let reply = zbus::block_on(call).with_context(|| format!("systemd refuses {method}"))?;
-        Ok(reply.body().deserialize()?)
+        self.call(MANAGER, I_MANAGER, method, body).with_context(|| format!("systemd refuses {method}"))
     }
 
     fn property<T>(&self, path: &str, interface: &str, name: &str) -> Result<T>
     where
-        T: TryFrom<zbus::wire::OwnedVariant>,
+        T: TryFrom<OwnedVariant>,
         T::Error: std::error::Error + Send + Sync + 'static,
     {
-        let body = (interface, name);
-        let call =
-            self.connection.call_method(Some(DESTINATION), path, Some("org.freedesktop.DBus.Properties"), "Get", &body);
-        let reply = zbus::block_on(call).with_context(|| format!("systemd does not tell {name} of {path}"))?;
-        let value: zbus::wire::OwnedVariant = reply.body().deserialize()?;
+        let value: OwnedVariant = self
+            .call(path, I_PROPERTIES, "Get", &(interface, name))
+            .with_context(|| format!("systemd does not tell {name} of {path}"))?;
         Ok(T::try_from(value)?)
+    }
+
+    /// Everything that systemd tells of `unit` behind `interface`.
+    fn properties(&self, unit: &str, interface: &str) -> Result<HashMap<String, OwnedVariant>> {
+        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        let all = self.call(path.as_str(), I_PROPERTIES, "GetAll", &(interface,));
+        all.with_context(|| format!("systemd does not tell what {unit} is like"))
     }
 
     /// A property of the manager.
@@ -95,7 +150,7 @@ impl Systemd {
     /// When systemd does not know it.
     pub fn manager_property<T>(&self, name: &str) -> Result<T>
     where
-        T: TryFrom<zbus::wire::OwnedVariant>,
+        T: TryFrom<OwnedVariant>,
         T::Error: std::error::Error + Send + Sync + 'static,
     {
         self.property(MANAGER, I_MANAGER, name)
@@ -106,11 +161,8 @@ impl Systemd {
     /// # Errors
     /// What systemd says.
     pub fn set_manager_property(&self, name: &str, value: zbus::Variant<'_>) -> Result<()> {
-        let body = (I_MANAGER, name, value);
-        let properties = Some("org.freedesktop.DBus.Properties");
-        let call = self.connection.call_method(Some(DESTINATION), MANAGER, properties, "Set", &body);
-        zbus::block_on(call).with_context(|| format!("systemd does not set {name}"))?;
-        Ok(())
+        let set = self.call(MANAGER, I_PROPERTIES, "Set", &(I_MANAGER, name, value));
+        set.with_context(|| format!("systemd does not set {name}"))
     }
 
     /// State, main process and control group of `unit`.
@@ -170,12 +222,12 @@ impl Systemd {
                 "active" => return Ok(()),
                 "failed" => bail!("{unit} failed; see 'journalctl -u {unit}'"),
                 _ if Instant::now() > deadline => bail!("{unit} did not start within {} s", timeout.as_secs()),
-                _ => std::thread::sleep(Duration::from_millis(50)),
+                _ => sleep(POLL),
             }
         }
     }
 
-    /// Asks for `unit` to be started, and nothing that it wants; does not wait.
+    /// Asks for `unit` to be started now, without what it is ordered after or wants; does not wait for it.
     ///
     /// # Errors
     /// What systemd says.
