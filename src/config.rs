@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::cmdline;
 use crate::paths::Paths;
-use crate::unit::Fallback;
+use crate::unit::{Fallback, Storage};
 
 /// Who starts an update.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct Settings {
     pub max_image_mib: Option<u64>,
     /// `Fallback`: what units fall back on that do not say it themselves (`KUPFallback=`). Default `"disk"`.
     pub fallback: Fallback,
+    /// `Storage`: where memory is kept over the switch, of units that do not say it themselves (`KUPStorage=`). Default
+    /// `"disk"`.
+    pub storage: Storage,
     /// `BootTimeoutSec`: how long the new boot may take from its first unit to the end of the assessment before kup goes
     /// back, in seconds. Default 240.
     pub boot_timeout_sec: u64,
@@ -77,6 +80,7 @@ impl Default for Settings {
             ghost_limit_mib: 512,
             max_image_mib: None,
             fallback: Fallback::Disk,
+            storage: Storage::Disk,
             boot_timeout_sec: 240,
             encryption: false,
             kernel_arguments: String::new(),
@@ -130,6 +134,7 @@ struct Fragment {
     #[serde(rename = "MaxImageMiB")]
     max_image_mib: Option<u64>,
     fallback: Option<Fallback>,
+    storage: Option<Storage>,
     boot_timeout_sec: Option<u64>,
     encryption: Option<bool>,
     kernel_arguments: Option<String>,
@@ -183,6 +188,7 @@ impl Settings {
         set(&mut self.ghost_limit_mib, from.ghost_limit_mib);
         set(&mut self.max_image_mib, from.max_image_mib.map(Some));
         set(&mut self.fallback, from.fallback);
+        set(&mut self.storage, from.storage);
         set(&mut self.boot_timeout_sec, from.boot_timeout_sec);
         set(&mut self.encryption, from.encryption);
         set(&mut self.kernel_arguments, from.kernel_arguments);
@@ -268,7 +274,7 @@ mod tests {
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
             (
                 "/run/kup/kup.toml",
-                "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\nEncryption = true\n",
+                "RestoreTimeoutSec = 7\nFallback = \"none\"\nStorage = \"auto\"\nBootTimeoutSec = 9\nEncryption = true\n",
             ),
         ]);
         let want = Settings {
@@ -282,6 +288,7 @@ mod tests {
             max_image_mib: Some(64),
             kernel_arguments: "quiet panic=5".into(),
             fallback: Fallback::None,
+            storage: Storage::Auto,
             boot_timeout_sec: 9,
             encryption: true,
         };
@@ -303,6 +310,7 @@ mod tests {
             ("GhostLimitMiB = 4096", "GhostLimitMiB"),
             ("BootTimeoutSec = 0", "BootTimeoutSec"),
             ("Fallback = \"ram\"", "ram"),
+            ("Storage = \"tape\"", "tape"),
             ("KernelArguments = \"a\\nb\"", "KernelArguments"),
             ("KernelArguments = \"a -- b\"", "KernelArguments"),
             ("Mode = ", "Mode"),

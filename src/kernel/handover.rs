@@ -8,12 +8,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::mount::{MntFlags, MsFlags};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::hugepool::Share;
 use crate::paths::Paths;
 use crate::sys::hugepage;
 use crate::update::UpdateId;
@@ -29,21 +28,19 @@ const COPIES: usize = 3;
 const CANDIDATES: usize = 12;
 /// What kexec puts to the upper end of memory beside the initrd: the kernel, unpacked, and small things.
 const KERNEL_ROOM: u64 = 256 << 20;
-/// How many huge pages there are, used or not; can be written to.
-pub const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+/// Whose huge pages they are.
+const USER: &str = "handover";
 
 /// Keeps `secret` for the target of update `id`, whose initrd has `initrd` bytes; gives the physical addresses.
 ///
 /// # Errors
 /// When there is no suitable memory. [`release`] undoes what was done.
 pub fn keep(paths: &Paths, id: &UpdateId, secret: &[u8; SECRET], initrd: u64) -> Result<Vec<u64>> {
-    let dir = place(paths);
-    fs::create_dir_all(&dir)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    nix::mount::mount(Some("kup"), &dir, Some("hugetlbfs"), flags, Some("mode=0700,pagesize=2M"))
-        .context("cannot mount a hugetlbfs")?;
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join("key"))?;
-    grow_pool(paths).context("cannot have huge pages")?;
+    let share = Share::of(paths, USER);
+    share.mount()?;
+    let path = share.dir().join("key");
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    share.grow(CANDIDATES as u64).context("cannot have huge pages")?;
     let addresses = hugepage::fill(&file, CANDIDATES, &[0], |_| true).context("cannot have huge pages")?;
     let ranges = system_ram(&fs::read_to_string(paths.at("/proc/iomem"))?);
     let safe = |address: &&u64| is_safe(**address, &ranges, initrd + KERNEL_ROOM);
@@ -82,12 +79,13 @@ pub fn take(paths: &Paths, id: &UpdateId, addresses: &[u64]) -> Result<[u8; SECR
 /// # Errors
 /// When something stays.
 pub fn release(paths: &Paths, addresses: &[u64]) -> Result<()> {
-    let dir = place(paths);
-    if let Ok(file) = OpenOptions::new().read(true).write(true).open(dir.join("key")) {
+    let share = Share::of(paths, USER);
+    let path = share.dir().join("key");
+    if let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) {
         let zeroed = hugepage::fill(&file, CANDIDATES, &[0; PAGE], |_| true);
-        fs::remove_file(dir.join("key"))?;
-        nix::mount::umount2(&dir, MntFlags::MNT_DETACH)?;
-        shrink_pool(paths)?;
+        fs::remove_file(path)?;
+        share.unmount()?;
+        share.shrink(u64::MAX)?;
         // Without pages there was nothing in them.
         zeroed.map(drop).or_else(|e| if e.kind() == io::ErrorKind::OutOfMemory { Ok(()) } else { Err(e) })?;
     } else if ensure_kept(paths, addresses).is_ok() {
@@ -105,36 +103,6 @@ fn ensure_kept(paths: &Paths, addresses: &[u64]) -> Result<()> {
     let kept = |word: &String| super::cmdline::split(&line).contains(&word.as_str());
     ensure!(words(addresses).all(|word| kept(&word)), "the memory that held it was given up: the machine was reset");
     Ok(())
-}
-
-fn place(paths: &Paths) -> PathBuf {
-    paths.run_dir().join("handover")
-}
-
-/// hugetlbfs takes its pages from a pool that is as large as it is told to be, if there is memory. How much it has grown is
-/// kept: others have their pages in it as well.
-fn grow_pool(paths: &Paths) -> Result<()> {
-    let pool = paths.at(POOL);
-    let before = number(&pool)?;
-    fs::write(&pool, (before + CANDIDATES as u64).to_string())?;
-    Ok(fs::write(grown(paths), number(&pool)?.saturating_sub(before).to_string())?)
-}
-
-fn shrink_pool(paths: &Paths) -> Result<()> {
-    if !grown(paths).exists() {
-        return Ok(());
-    }
-    let pool = paths.at(POOL);
-    fs::write(&pool, number(&pool)?.saturating_sub(number(&grown(paths))?).to_string())?;
-    Ok(fs::remove_file(grown(paths))?)
-}
-
-fn grown(paths: &Paths) -> PathBuf {
-    paths.run_dir().join("handover.pool")
-}
-
-fn number(path: &Path) -> Result<u64> {
-    Ok(fs::read_to_string(path)?.trim().parse()?)
 }
 
 fn render(id: &UpdateId, secret: &[u8; SECRET]) -> Vec<u8> {

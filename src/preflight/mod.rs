@@ -4,6 +4,7 @@
 pub mod canary;
 mod finding;
 mod machine;
+mod storage;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,8 @@ pub use unit::NOT_RUNNING;
 use crate::config::Settings;
 use crate::inspect::{self, UnitProcs};
 use crate::paths::Paths;
-use crate::unit::{PreserveSpec, UnitError, UnitFile, UnitName};
+use crate::unit::{PreserveSpec, Storage, UnitError, UnitFile, UnitName};
+use crate::update::ram;
 
 /// Helpers of ExecStartPost= and the like may run beside the main process for a while.
 const HELPERS_GO_WITHIN: Duration = Duration::from_secs(2);
@@ -30,7 +32,7 @@ const HELPERS_GO_WITHIN: Duration = Duration::from_secs(2);
 pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let host = unit::Host::read(paths, settings)?;
-    let mut space = 0;
+    let (mut space, mut wants) = (0, Vec::new());
     for (name, loaded) in load(paths, units, &mut report) {
         let findings = match loaded {
             Ok((file, spec)) => match settled(&name) {
@@ -39,6 +41,11 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
                     // What cannot be preserved has no image, even where its restart is accepted.
                     if !findings.iter().any(|f| f.severity == Severity::Blocker) {
                         space += image_size(&procs);
+                        let storage = ram::storage(&spec, settings);
+                        let running = !findings.iter().any(|f| f.id == NOT_RUNNING);
+                        if storage != Storage::Disk && running {
+                            wants.push((name.clone(), storage, procs.image_size()));
+                        }
                     }
                     findings
                 }
@@ -49,6 +56,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
         report.units.insert(name, findings);
     }
     machine::check(paths, settings, target, space, &mut report);
+    storage::ask(paths, &wants, &mut report);
     Ok(report)
 }
 

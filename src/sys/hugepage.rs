@@ -5,11 +5,87 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// Bytes of a huge page.
 pub const SIZE: u64 = 2 << 20;
+
+/// The pages of a file on a hugetlbfs of 2 MiB pages. They stay where they are as long as the file does.
+#[derive(Debug)]
+pub struct Pages {
+    base: NonNull<u8>,
+    count: usize,
+}
+
+// SAFETY: the mapping is of no thread; whoever writes to a part of a page has it for itself, as `write` demands.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Makes `file` `count` pages long, which it then has for sure.
+    ///
+    /// # Errors
+    /// ENOMEM: there are not so many huge pages.
+    pub fn make(file: &File, count: usize) -> io::Result<Self> {
+        file.set_len(count as u64 * SIZE)?;
+        Self::map(file, count, MapFlags::MAP_SHARED)
+    }
+
+    /// Maps the `count` pages of a file that was made before. Of those that were taken away since none may be touched.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn open(file: &File, count: usize) -> io::Result<Self> {
+        Self::map(file, count, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE)
+    }
+
+    fn map(file: &File, count: usize, flags: MapFlags) -> io::Result<Self> {
+        let size = NonZeroUsize::new(count * SIZE as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)? };
+        Ok(Self { base: base.cast(), count })
+    }
+
+    /// Writes `data` into page `page`, `offset` bytes from its begin. Nobody else reads or writes there meanwhile.
+    pub fn write(&self, page: usize, offset: usize, data: &[u8]) {
+        let place = self.place(page, offset, data.len());
+        // SAFETY: the range lies within the mapping, which is writable, and `data` is elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), place, data.len()) }
+    }
+
+    /// Reads from where [`Pages::write`] writes to.
+    pub fn read(&self, page: usize, offset: usize, data: &mut [u8]) {
+        let place = self.place(page, offset, data.len());
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(place, data.as_mut_ptr(), data.len()) }
+    }
+
+    fn place(&self, page: usize, offset: usize, length: usize) -> *mut u8 {
+        let fits = offset.checked_add(length).is_some_and(|end| end <= SIZE as usize);
+        assert!(page < self.count && fits, "not in page {page}");
+        // SAFETY: page and offset lie within the mapping, as was just seen.
+        unsafe { self.base.as_ptr().add(page * SIZE as usize + offset) }
+    }
+
+    /// Physical address of a page, which is there from then on.
+    ///
+    /// # Errors
+    /// EPERM where addresses are hidden (CAP_SYS_ADMIN).
+    pub fn address(&self, page: usize) -> io::Result<u64> {
+        self.read(page, 0, &mut [0]);
+        physical(self.base.as_ptr() as u64 + page as u64 * SIZE)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to the mapping any more. Were it to stay, nothing would depend on it.
+        let _ = unsafe { munmap(self.base.cast(), self.count * SIZE as usize) };
+    }
+}
 
 /// Makes `file`, which is on a hugetlbfs of 2 MiB pages, `count` pages long, writes `content` to the beginning of each that is
 /// `wanted` by its number, and gives their physical addresses. The pages stay where they are as long as the file does.
@@ -17,24 +93,12 @@ pub const SIZE: u64 = 2 << 20;
 /// # Errors
 /// ENOMEM: there are not so many huge pages. EPERM where the addresses are hidden (CAP_SYS_ADMIN).
 pub fn fill(file: &File, count: usize, content: &[u8], wanted: impl Fn(usize) -> bool) -> io::Result<Vec<u64>> {
-    let length = count * SIZE as usize;
-    assert!(count > 0 && content.len() <= SIZE as usize);
-    file.set_len(length as u64)?;
-    let size = NonZeroUsize::new(length).expect("count is not 0");
-    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
-    let base = unsafe { mmap(None, size, ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, file, 0)? };
-    for n in (0..count).filter(|n| wanted(*n)) {
-        // SAFETY: page n lies within the mapping, which is writable and nobody else's.
-        unsafe {
-            let page = base.as_ptr().cast::<u8>().add(n * SIZE as usize);
-            std::ptr::copy_nonoverlapping(content.as_ptr(), page, content.len());
-        }
-    }
-    let address = |n: usize| physical(base.as_ptr() as u64 + n as u64 * SIZE);
-    let addresses = (0..count).filter(|n| wanted(*n)).map(address).collect();
-    // SAFETY: nothing refers to the mapping any more.
-    unsafe { munmap(base, length)? };
-    addresses
+    let pages = Pages::make(file, count)?;
+    let fill = |page| {
+        pages.write(page, 0, content);
+        pages.address(page)
+    };
+    (0..count).filter(|n| wanted(*n)).map(fill).collect()
 }
 
 /// Physical address of a page of this process: the kernel's admin-guide/mm/pagemap.rst.

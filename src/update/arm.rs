@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
-use super::{ballast, bless, encryption, memory};
+use super::{ballast, bless, encryption, memory, ram};
 use crate::config::Settings;
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::paths::Paths;
@@ -142,9 +142,16 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     extra.extend(trial.iter().map(String::as_str));
     let secret = if settings.encryption { encryption::prepare(paths, record)? } else { Vec::new() };
     extra.extend(secret.iter().map(String::as_str));
-    let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
-    let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
-    kernel::kexec::load(paths, &record.target, &cmdline)?;
+    let (id, target, pid_floor) = (record.id.clone(), record.target.clone(), record.pid_floor);
+    let cmdline = |more: &[String]| {
+        let extra: Vec<&str> = extra.iter().copied().chain(more.iter().map(String::as_str)).collect();
+        let words = Ours { direction: Direction::There, id: &id, pid_floor, extra: &extra };
+        kernel::cmdline::make(&running, &target.image, &words)
+    };
+    let load = |more: &[String]| Ok(kernel::kexec::load_and_tell(paths, &target, &cmdline(more)?)?);
+    if !ram::prepare(paths, settings, record, load)? {
+        kernel::kexec::load(paths, &target, &cmdline(&[])?)?;
+    }
     faults::at("arm.loaded")?;
     criu::warm();
     order_checkpoint(systemd)?;

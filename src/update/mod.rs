@@ -16,6 +16,7 @@ mod manifest;
 mod meeting;
 pub mod memory;
 mod precopy;
+pub mod ram;
 mod record;
 pub mod recover;
 pub mod restore;

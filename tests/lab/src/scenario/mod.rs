@@ -15,6 +15,7 @@ mod package;
 mod packages;
 mod pager;
 mod pager_users;
+mod ram;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -81,6 +82,8 @@ pub const ALL: &[Scenario] = &[
     pager_users::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
+    ram::SCENARIO,
+    ram::RESET,
     soak::SCENARIO,
     faults::SCENARIOS[0],
     faults::SCENARIOS[1],
