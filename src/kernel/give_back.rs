@@ -22,8 +22,12 @@ pub const MODULES: [&str; 3] = ["dax_pmem", "device_dax", "kmem"];
 /// What could not be done for one of them; the others are given back all the same. The next boot has all of it.
 pub fn give_back(paths: &Paths, runs: &[Run]) -> Result<u64> {
     regions::load(&MODULES);
-    let before = total(paths)?;
-    let given = runs.iter().map(|run| one(paths, run).with_context(|| format!("at {:#x}", run.start)));
+    let (before, block) = (total(paths)?, taken::block(paths));
+    // Of a range without a whole block nothing would come back.
+    let given = runs
+        .iter()
+        .filter(|run| run.returned(block) > 0)
+        .map(|run| one(paths, run).with_context(|| format!("at {:#x}", run.start)));
     let given = given.collect::<Vec<_>>().into_iter().collect::<Result<Vec<()>>>();
     online(paths, runs);
     let kept = runs.iter().map(|run| run.length).sum::<u64>();
@@ -32,7 +36,7 @@ pub fn give_back(paths: &Paths, runs: &[Run]) -> Result<u64> {
         "{} MiB are ordinary memory again but {} MiB; {} MiB are lost to alignment",
         runs.iter().map(|run| run.length >> 20).sum::<u64>(),
         kept >> 20,
-        runs::lost(runs, taken::block(paths)) >> 20
+        runs::lost(runs, block) >> 20
     );
     given.map(|_| kept)
 }

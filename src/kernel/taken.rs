@@ -58,34 +58,43 @@ pub fn wanted(need: u64) -> u64 {
 }
 
 impl<'a> Taken<'a> {
-    /// Takes enough for `need` bytes, and where there is more, so much that whole blocks can be chosen from it.
+    /// Takes enough for `need` bytes.
     ///
     /// # Errors
     /// When there is too little. [`release`] undoes what was done.
     pub fn take(paths: &'a Paths, need: u64) -> Result<Self> {
-        let (free, block) = (available(paths)?, block(paths));
+        let free = available(paths)?;
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         if free < wanted(need) {
             bail!("{} MiB of memory are needed, {} MiB are free", mib(wanted(need)), mib(free));
         }
-        let most = (need.next_multiple_of(block) + 2 * block).min(free - SPARE);
         let share = Share::of(paths, USER);
         share.mount()?;
         // In fewer and larger pieces.
         let _ = fs::write(paths.at("/proc/sys/vm/compact_memory"), "1");
-        let count = share.grow(most / SIZE)?;
-        if count * SIZE < need + 2 * SIZE {
-            bail!(
-                "{} MiB of memory are needed in huge pages, {} MiB could be had",
-                mib(need + 2 * SIZE),
-                mib(count * SIZE)
-            );
-        }
         let path = share.dir().join("pages");
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let pages = Pages::make(&file, count as usize).context("huge pages are used by somebody else")?;
-        let addresses = (0..count as usize).map(|page| pages.address(page)).collect::<Result<_, _>>()?;
-        Ok(Self { paths, file, addresses, need })
+        let mut taken = Self { paths, file, addresses: Vec::new(), need };
+        let least = need + 2 * SIZE;
+        taken.more(least)?;
+        let has = taken.addresses.len() as u64 * SIZE;
+        if has < least {
+            bail!("{} MiB of memory are needed in huge pages, {} MiB could be had", mib(least), mib(has));
+        }
+        Ok(taken)
+    }
+
+    /// Takes `bytes` more, as long as enough is left to the machine. Gives whether it has got any.
+    fn more(&mut self, bytes: u64) -> Result<bool> {
+        let spare = available(self.paths)?.saturating_sub(SPARE);
+        let grown = Share::of(self.paths, USER).grow(bytes.min(spare).div_ceil(SIZE))? as usize;
+        let had = self.addresses.len();
+        if grown > 0 {
+            let pages = Pages::make(&self.file, had + grown).context("huge pages are used by somebody else")?;
+            let addresses = (had..had + grown).map(|page| pages.address(page));
+            self.addresses.extend(addresses.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(grown > 0)
     }
 
     /// Chooses what is handed over, has `load` load the target with the words for it, and gives the rest back. `load` gives
@@ -93,11 +102,10 @@ impl<'a> Taken<'a> {
     ///
     /// # Errors
     /// Those of `load`; also when there are no suitable pages. [`release`] undoes what was done.
-    pub fn settle(self, mut load: impl FnMut(&[Run]) -> Result<Vec<Range<u64>>>) -> Result<Vec<Run>> {
-        let (mut avoid, block) = (Vec::new(), block(self.paths));
+    pub fn settle(mut self, mut load: impl FnMut(&[Run]) -> Result<Vec<Range<u64>>>) -> Result<Vec<Run>> {
+        let mut avoid = Vec::new();
         for _ in 0..TRIES {
-            let chosen = runs::choose(&self.addresses, &avoid, self.need, block, MOST_RUNS);
-            let chosen = chosen.context("free memory is in too many pieces, or where kexec puts the target kernel")?;
+            let chosen = self.choose(&avoid)?;
             let segments = load(&chosen)?;
             if !segments.iter().any(|segment| chosen.iter().any(|run| run.touches(segment))) {
                 self.keep(&chosen)?;
@@ -107,6 +115,18 @@ impl<'a> Taken<'a> {
             avoid.extend(segments);
         }
         bail!("kexec puts the target kernel somewhere else each time")
+    }
+
+    /// Chooses from what was taken, and takes more until there are whole blocks, if there is more.
+    fn choose(&mut self, avoid: &[Range<u64>]) -> Result<Vec<Run>> {
+        let block = block(self.paths);
+        loop {
+            let chosen = runs::choose(&self.addresses, avoid, self.need, block, MOST_RUNS);
+            let good = chosen.as_ref().is_some_and(|chosen| runs::are_whole(chosen, block));
+            if good || !self.more(block)? {
+                return chosen.context("free memory is in too many pieces, or where kexec puts the target kernel");
+            }
+        }
     }
 
     /// Gives all pages back but those of `runs`, and writes down which those are.

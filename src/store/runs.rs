@@ -39,7 +39,7 @@ impl Run {
     }
 
     /// The part of it that becomes ordinary memory again, where memory comes and goes in blocks of `block` bytes.
-    fn returned(&self, block: u64) -> u64 {
+    pub fn returned(&self, block: u64) -> u64 {
         let begin = (self.start + HUGE).next_multiple_of(block);
         (self.end() / block * block).saturating_sub(begin)
     }
@@ -57,30 +57,45 @@ pub fn lost(runs: &[Run], block: u64) -> u64 {
     runs.iter().map(|run| run.length - run.returned(block)).sum()
 }
 
+/// Is no more of `runs` lost than has to be?
+pub fn are_whole(runs: &[Run], block: u64) -> bool {
+    lost(runs, block) == runs.len() as u64 * HUGE
+}
+
 /// Chooses from the huge pages at the addresses `pages` at most `most` runs with room for `need` bytes. None of them touches
-/// `avoid`. Runs of which nothing is lost come first.
+/// `avoid`. Runs of which nothing is lost but the header come first.
 pub fn choose(pages: &[u64], avoid: &[Range<u64>], need: u64, block: u64, most: usize) -> Option<Vec<Run>> {
-    let mut whole = merge(pages, avoid);
+    let whole = merge(pages, avoid);
     let mut aligned: Vec<_> = whole.iter().filter_map(|run| run.aligned(block)).collect();
     let whole_blocks = |left: u64| (left + HUGE).next_multiple_of(block) + HUGE;
     let any_length = |left: u64| left.next_multiple_of(HUGE) + 2 * HUGE;
-    enough(&mut aligned, need, most, whole_blocks).or_else(|| enough(&mut whole, need, most, any_length))
+    let (mut chosen, left) = largest(&mut aligned, need, most, whole_blocks);
+    if left > 0 {
+        let avoid: Vec<_> = avoid.iter().cloned().chain(chosen.iter().map(|run| run.start..run.end())).collect();
+        let (more, left) = largest(&mut merge(pages, &avoid), left, most - chosen.len(), any_length);
+        if left > 0 {
+            return None;
+        }
+        chosen.extend(more);
+    }
+    chosen.sort_by_key(|run| run.start);
+    Some(chosen)
 }
 
-/// The largest of `runs`, until there is room for `need`; the last one only as long as `length` says for what is left.
-fn enough(runs: &mut [Run], need: u64, most: usize, length: impl Fn(u64) -> u64) -> Option<Vec<Run>> {
+/// The largest of `runs`, until there is room for `need`, and what there is no room for; the last one is only as long as
+/// `length` says for what is left.
+fn largest(runs: &mut [Run], need: u64, most: usize, length: impl Fn(u64) -> u64) -> (Vec<Run>, u64) {
     runs.sort_by_key(|run| (std::cmp::Reverse(run.length), run.start));
     let (mut chosen, mut left) = (Vec::new(), need);
-    for run in runs.iter().take(most).filter(|run| run.room() > 0) {
+    for run in runs.iter().filter(|run| run.room() > 0).take(most) {
+        if left == 0 {
+            break;
+        }
         let run = Run { length: run.length.min(length(left)), ..*run };
         chosen.push(run);
         left = left.saturating_sub(run.room());
-        if left == 0 {
-            chosen.sort_by_key(|run| run.start);
-            return Some(chosen);
-        }
     }
-    None
+    (chosen, left)
 }
 
 /// Neighbours among `pages` that do not touch `avoid`.
@@ -159,6 +174,10 @@ mod tests {
         let hole = 300 * MIB..301 * MIB;
         let around = choose(&all, std::slice::from_ref(&hole), 200 * MIB, BLOCK, 4).unwrap();
         assert_eq!(around, [Run { start: 382 * MIB, length: 258 * MIB }]);
+        let scarce = pages(120 * MIB, 300 * MIB);
+        let mixed = choose(&scarce, &[], 150 * MIB, BLOCK, 4).unwrap();
+        assert_eq!(mixed, [Run { start: 126 * MIB, length: 130 * MIB }, Run { start: 256 * MIB, length: 28 * MIB }]);
+        assert!(are_whole(&chosen, BLOCK) && !are_whole(&mixed, BLOCK));
     }
 
     #[test]
