@@ -123,6 +123,7 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         tracing::error!("what was kept in RAM cannot be read: {e:#}");
         None
     });
+    let from = if frames.is_some() && images.join(plain::RAM).exists() { "RAM" } else { "the disk" };
     let sealed = plain::open(&images, frames)?;
     let memory = |pid| -> io::Result<Arc<dyn Memory>> {
         let memory = sealed.process(pid).ok_or_else(|| io::Error::other("nothing is stored of it"))?;
@@ -138,7 +139,7 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
     };
     match pager.run(&service) {
         Ok(report) => tracing::info!(
-            "{unit} has all its memory: {} MiB, {} faults were served first",
+            "{unit} has all its memory: {} MiB, {} faults were served first, from {from}",
             report.filled >> 20,
             report.faults
         ),

@@ -98,7 +98,10 @@ pub fn none(place: &Where) -> Result<Precopied> {
     Ok(Precopied { foam: Foam::new(medium), ram, parent: None })
 }
 
-fn slots(place: &Where) -> Result<(Arc<dyn Medium>, Option<Arc<Ram>>)> {
+/// What pages are written to, and what of that is in RAM.
+type Slots = (Arc<dyn Medium>, Option<Arc<Ram>>);
+
+fn slots(place: &Where) -> Result<Slots> {
     let path = place.images.join(plain::SLOTS);
     let _ = fs::remove_file(&path);
     let disk = Disk::create(&path).context("memory cannot be stored")?;

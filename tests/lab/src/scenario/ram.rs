@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::Scenario;
 use super::afterwards::expect_nothing_left_of_update_to;
 use super::fallback::{Start, Trouble};
-use super::update::{Clients, expect_same, fill, observe, verify};
+use super::update::{Clients, expect_same, fill, observe, update_filled, verify};
 use crate::client::memcached::Keys;
-use crate::guest;
+use crate::guest::{self, Service};
 use crate::ready::{STAGED, UNITS};
 use crate::runner::context::Ctx;
 
@@ -30,25 +30,35 @@ const KEYS: Keys = Keys::mib(64);
 const TOLERANCE: u64 = 8;
 
 fn run(ctx: &mut Ctx) -> Result<()> {
-    ctx.vm.put_bytes(SETTINGS, "/etc/kup/kup.toml")?;
+    ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
+    ctx.vm.put_bytes(SETTINGS, "/etc/kup/kup.toml.d/ram.toml")?;
     let services = fill(ctx, KEYS)?;
     expect_check(ctx)?;
     given_up(ctx)?;
+    let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
+    for (kernel, fallback) in [(new, "none"), (old, "disk")] {
+        ctx.vm.put_bytes(format!("Fallback = \"{fallback}\"\n").as_bytes(), "/etc/kup/kup.toml")?;
+        there(ctx, &services, &kernel, fallback)?;
+    }
+    Ok(())
+}
+
+/// An update to `kernel`. Its cost is what `fallback` changes: with a copy on the disk, all goes there before the switch.
+fn there(ctx: &mut Ctx, services: &[Service], kernel: &str, fallback: &str) -> Result<()> {
     let before = observe(ctx)?;
     let clients = Clients::connect(ctx, KEYS)?;
     let memory = mem_total(ctx)?;
-    let new = ctx.about().new_kernel.clone();
-    let record = guest::update(ctx, "")?;
+    let record = guest::update(ctx, &format!("--target {kernel}"))?;
     guest::expect_done(&record, &UNITS)?;
-    ctx.expect_kernel(&new)?;
+    ctx.expect_kernel(kernel)?;
     clients.finish(ctx)?;
-    expect_same(ctx, &services, &before)?;
+    expect_same(ctx, services, &before)?;
     verify(ctx, KEYS)?;
     expect_from_ram(ctx)?;
-    expect_nothing_left_of_update_to(ctx, &new)?;
+    expect_nothing_left_of_update_to(ctx, kernel)?;
     expect_given_back(ctx, memory)?;
     for (name, took) in guest::phases(&record) {
-        ctx.figure(&name, took, "s");
+        ctx.figure(&format!("{name}, Fallback={fallback}"), took, "s");
     }
     Ok(())
 }
@@ -80,17 +90,14 @@ fn mem_total(ctx: &Ctx) -> Result<u64> {
 
 /// What the journal says of where memory was.
 fn expect_from_ram(ctx: &mut Ctx) -> Result<()> {
-    let told = ctx
-        .vm
-        .ssh("journalctl -o cat -t kup-worker | grep -E 'RAM|ordinary memory|not as it was|all its memory' || true")?;
+    let told = ctx.vm.ssh("journalctl -b -o cat -t kup-worker | grep -E 'RAM|not as it was|all its memory'")?;
     told.lines().for_each(|line| ctx.step(line));
     for unit in UNITS {
-        ensure!(
-            told.contains(&format!("{unit}: ")),
-            "the journal does not say that memory of {unit} was in RAM: {told}"
-        );
+        let says = format!("{unit} has all its memory:");
+        let line = told.lines().find(|line| line.starts_with(&says)).context(says)?;
+        ensure!(line.ends_with("from RAM"), "not from RAM: {line}");
     }
-    ensure!(!told.contains("not as it was") && !told.contains("cannot be read"), "not from RAM: {told}");
+    ensure!(!told.contains("not as it was"), "it has changed on the way: {told}");
     Ok(())
 }
 
@@ -111,19 +118,34 @@ fn expect_given_back(ctx: &mut Ctx, before: u64) -> Result<()> {
 /// Its entry in the registry.
 pub const RESET: Scenario = Scenario {
     name: "fallback-ram",
-    about: "what is in RAM is lost with a reset: the old kernel restores the services from their copy on the disk",
+    about: "what is in RAM is lost with a reset, or damaged: the services come from their copy on the disk",
     from: STAGED,
     all_only: true,
     run: reset,
 };
+
+/// Damages what came over the switch before anybody reads it.
+const DAMAGE: &str = "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine=kup.txn\nAfter=local-fs.target\n\
+    Before=kup-restore.service kup-netlock.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+    ExecStart=/bin/sh -c 'modprobe -a nd_e820 nd_pmem; for d in /dev/pmem*; do \
+    dd if=/dev/urandom of=$d bs=1M seek=2 count=32 conv=notrunc; done'\n[Install]\nWantedBy=sysinit.target\n";
 
 fn reset(ctx: &mut Ctx) -> Result<()> {
     let start = Start::new(ctx)?;
     Trouble::Panic.prepare(ctx)?;
     ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
     ctx.vm.put_bytes(SETTINGS, "/etc/kup/kup.toml.d/ram.toml")?;
-    ctx.step("kup update");
+    ctx.step("kup update, and a panic");
     let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
     Trouble::Panic.happens(ctx)?;
-    start.expect_back(ctx).map(drop)
+    start.expect_back(ctx)?;
+    ctx.step("kup update, and damage to what is in RAM");
+    ctx.vm.ssh("rm /etc/kup/kup.toml")?;
+    ctx.vm.put_bytes(DAMAGE.as_bytes(), "/etc/systemd/system/lab-damage.service")?;
+    ctx.vm.ssh("systemctl daemon-reload && systemctl enable lab-damage.service")?;
+    update_filled(ctx, KEYS)?;
+    let told = ctx.vm.ssh("journalctl -b -o cat -t kup-worker | grep -E 'not as it was|all its memory'")?;
+    told.lines().for_each(|line| ctx.step(line));
+    ensure!(told.contains("not as it was"), "nobody noticed the damage: {told}");
+    Ok(())
 }
