@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::regions::{self, Region};
-use super::taken;
+use super::taken::{self, total};
 use crate::paths::Paths;
 use crate::store::runs::{self, Run};
 
@@ -75,11 +75,4 @@ fn online(paths: &Paths, runs: &[Run]) {
             }
         }
     }
-}
-
-/// Bytes of ordinary memory.
-fn total(paths: &Paths) -> Result<u64> {
-    let text = fs::read_to_string(paths.at("/proc/meminfo"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
-    Ok(line.context("/proc/meminfo has no MemTotal")?.trim().parse::<u64>()? << 10)
 }

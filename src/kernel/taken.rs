@@ -22,6 +22,10 @@ const USER: &str = "memory";
 pub const MOST_RUNS: usize = 24;
 /// How much memory is left to the machine while pages are chosen, bytes.
 const SPARE: u64 = 192 << 20;
+/// How many blocks more than are needed are looked at to find whole ones.
+const MORE_BLOCKS: u64 = 8;
+/// At most this share of the machine's memory may stay lost until the next boot.
+const MOST_LOST: u64 = 8;
 /// How often ranges are chosen anew because the target's parts would be put there.
 const TRIES: usize = 4;
 
@@ -47,9 +51,21 @@ pub fn block(paths: &Paths) -> u64 {
 /// # Errors
 /// When /proc is not mounted.
 pub fn available(paths: &Paths) -> Result<u64> {
-    let text = fs::read_to_string(paths.at("/proc/meminfo"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
-    Ok(line.context("/proc/meminfo has no MemAvailable")?.trim().parse::<u64>()? << 10)
+    meminfo(paths, "MemAvailable:")
+}
+
+/// The machine's ordinary memory, bytes.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn total(paths: &Paths) -> Result<u64> {
+    meminfo(paths, "MemTotal:")
+}
+
+fn meminfo(paths: &Paths, key: &str) -> Result<u64> {
+    let text = fs::read_to_string(paths.at("/proc/meminfo")).context("cannot read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"));
+    Ok(line.with_context(|| format!("/proc/meminfo has no {key}"))?.trim().parse::<u64>()? << 10)
 }
 
 /// What has to be available to store `need` bytes.
@@ -123,8 +139,20 @@ impl<'a> Taken<'a> {
         loop {
             let chosen = runs::choose(&self.addresses, avoid, self.need, block, MOST_RUNS);
             let good = chosen.as_ref().is_some_and(|chosen| runs::are_whole(chosen, block));
-            if good || !self.more(block)? {
-                return chosen.context("free memory is in too many pieces, or where kexec puts the target kernel");
+            let enough = self.addresses.len() as u64 * SIZE >= self.need + MORE_BLOCKS * block;
+            if good || enough || !self.more(block)? {
+                let chosen =
+                    chosen.context("free memory is in too many pieces, or where kexec puts the target kernel")?;
+                let (lost, most) = (runs::lost(&chosen, block), total(self.paths)? / MOST_LOST);
+                if lost > most {
+                    let mib = |bytes: u64| bytes >> 20;
+                    bail!(
+                        "free memory is in pieces: {} MiB would stay lost until the next boot, more than {} MiB",
+                        mib(lost),
+                        mib(most)
+                    );
+                }
+                return Ok(chosen);
             }
         }
     }
