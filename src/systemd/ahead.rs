@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
 
-use super::{I_SERVICE, I_UNIT, Systemd};
+use super::{I_SERVICE, I_UNIT, Systemd, path_of};
 
 /// When a placeholder may start while the machine boots.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +84,7 @@ impl Systemd {
     }
 
     fn after(&self, unit: &str) -> Result<Vec<String>> {
-        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
-        self.property(path.as_str(), I_UNIT, "After")
+        self.property(&path_of(unit), I_UNIT, "After")
     }
 
     /// Names of all units that a job is queued for.

@@ -26,6 +26,20 @@ const I_PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const BUS_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
+/// Name, description, load state, active state, sub state, following, object, and of its job number, type and object.
+type Unit = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+/// The object that a unit is to systemd, which loads it where it is asked for (sd_bus_path_encode(3)).
+fn path_of(unit: &str) -> String {
+    let plain = |at: usize, byte: u8| byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit());
+    let label: String = unit
+        .bytes()
+        .enumerate()
+        .map(|(at, b)| if plain(at, b) { char::from(b).to_string() } else { format!("_{b:02x}") })
+        .collect();
+    format!("/org/freedesktop/systemd1/unit/{label}")
+}
+
 /// A connection to PID 1. Calls block; clones share it.
 #[derive(Debug, Clone)]
 pub struct Systemd {
@@ -138,8 +152,7 @@ impl Systemd {
 
     /// Everything that systemd tells of `unit` behind `interface`.
     fn properties(&self, unit: &str, interface: &str) -> Result<HashMap<String, OwnedVariant>> {
-        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
-        let all = self.call(path.as_str(), I_PROPERTIES, "GetAll", &(interface,));
+        let all = self.call(&path_of(unit), I_PROPERTIES, "GetAll", &(interface,));
         all.with_context(|| format!("systemd does not tell what {unit} is like"))
     }
 
@@ -169,13 +182,23 @@ impl Systemd {
     /// # Errors
     /// When systemd cannot load it.
     pub fn status(&self, unit: &str) -> Result<Status> {
-        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
-        let main_pid: u32 = self.property(path.as_str(), I_SERVICE, "MainPID")?;
+        let path = path_of(unit);
+        let main_pid: u32 = self.property(&path, I_SERVICE, "MainPID")?;
         Ok(Status {
-            active: self.property(path.as_str(), I_UNIT, "ActiveState")?,
+            active: self.property(&path, I_UNIT, "ActiveState")?,
             main_pid: main_pid as i32,
-            cgroup: self.property(path.as_str(), I_SERVICE, "ControlGroup")?,
+            cgroup: self.property(&path, I_SERVICE, "ControlGroup")?,
         })
+    }
+
+    /// The state of `unit` as [`Status::active`] has it, and whether a job is queued for it: one question, to be asked often.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn activity(&self, unit: &str) -> Result<(String, bool)> {
+        let units: Vec<Unit> = self.manager("ListUnitsByNames", &(vec![unit],))?;
+        let listed = units.into_iter().next().with_context(|| format!("systemd does not know {unit}"))?;
+        Ok((listed.3, listed.7 != 0))
     }
 
     /// What `unit` keeps on volatile file systems.
@@ -183,11 +206,11 @@ impl Systemd {
     /// # Errors
     /// When systemd cannot load it.
     pub fn volatile(&self, unit: &str) -> Result<Volatile> {
-        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
+        let path = path_of(unit);
         Ok(Volatile {
-            runtime_directories: self.property(path.as_str(), I_SERVICE, "RuntimeDirectory")?,
-            private_tmp: self.property(path.as_str(), I_SERVICE, "PrivateTmp")?,
-            pid_file: self.property(path.as_str(), I_SERVICE, "PIDFile")?,
+            runtime_directories: self.property(&path, I_SERVICE, "RuntimeDirectory")?,
+            private_tmp: self.property(&path, I_SERVICE, "PrivateTmp")?,
+            pid_file: self.property(&path, I_SERVICE, "PIDFile")?,
         })
     }
 
@@ -196,8 +219,8 @@ impl Systemd {
     /// # Errors
     /// When systemd cannot load it.
     pub fn has_job(&self, unit: &str) -> Result<bool> {
-        let path: OwnedObjectPath = self.manager("LoadUnit", &(unit,))?;
-        let (id, _): (u32, OwnedObjectPath) = self.property(path.as_str(), I_UNIT, "Job")?;
+        let path = path_of(unit);
+        let (id, _): (u32, OwnedObjectPath) = self.property(&path, I_UNIT, "Job")?;
         Ok(id != 0)
     }
 
@@ -217,7 +240,7 @@ impl Systemd {
         self.start(unit)?;
         let deadline = Instant::now() + timeout;
         loop {
-            match self.status(unit)?.active.as_str() {
+            match self.activity(unit)?.0.as_str() {
                 "active" => return Ok(()),
                 "failed" => bail!("{unit} failed; see 'journalctl -u {unit}'"),
                 _ if Instant::now() > deadline => bail!("{unit} did not start within {} s", timeout.as_secs()),
@@ -263,8 +286,20 @@ impl Systemd {
     /// # Errors
     /// What systemd says.
     pub fn active_units(&self) -> Result<Vec<String>> {
-        type Unit = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
         let units: Vec<Unit> = self.manager("ListUnitsFiltered", &(vec!["active"],))?;
         Ok(units.into_iter().map(|u| u.0).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::path_of;
+
+    #[test]
+    fn paths_as_systemd_makes_them() {
+        let path = |label: &str| format!("/org/freedesktop/systemd1/unit/{label}");
+        assert_eq!(path_of("redis-server.service"), path("redis_2dserver_2eservice"));
+        assert_eq!(path_of("-.mount"), path("_2d_2emount"));
+        assert_eq!(path_of("9p@a1\\x2d.service"), path("_39p_40a1_5cx2d_2eservice"));
     }
 }

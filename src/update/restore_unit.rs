@@ -46,25 +46,25 @@ impl Placeholder {
     pub fn wait(systemd: &Systemd, unit: &UnitName, deadline: Instant) -> Result<Self> {
         let mut again = false;
         loop {
-            // Asked first: a job that is over has left its mark on the state.
-            let queued = systemd.has_job(unit.as_str())?;
-            let status = systemd.status(unit.as_str())?;
-            if let Some(placeholder) = Self::of(&status)? {
-                return Ok(placeholder);
-            }
-            match status.active.as_str() {
+            let (active, queued) = systemd.activity(unit.as_str())?;
+            match active.as_str() {
                 "failed" | "inactive" if !queued && again => {
                     bail!("its sandbox could not be built; see 'journalctl -u {unit}'");
                 }
                 "failed" | "inactive" if !queued => {
-                    tracing::warn!("{unit}: systemd has not built its sandbox ({}); it tries again", status.active);
+                    tracing::warn!("{unit}: systemd has not built its sandbox ({active}); it tries again");
                     systemd.start(unit.as_str())?;
                     again = true;
+                }
+                "activating" | "active" => {
+                    if let Some(placeholder) = Self::of(&systemd.status(unit.as_str())?)? {
+                        return Ok(placeholder);
+                    }
                 }
                 _ => {}
             }
             if Instant::now() > deadline {
-                bail!("systemd had not started it in time (it is {})", status.active);
+                bail!("systemd had not started it in time (it is {active})");
             }
             std::thread::sleep(POLL);
         }

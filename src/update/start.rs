@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::systemd::{Start, Systemd};
 use crate::unit::UnitName;
 
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
 /// A unit that has waited so long has its turn soon.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -16,7 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// nothing more to hasten.
 pub fn start_all(systemd: &Systemd, units: &[UnitName]) {
     let deadline = Instant::now() + PATIENCE;
-    for unit in units {
+    // Mostly the boot starts it by itself; to ask for it once more would have systemd go through all that it needs again.
+    let queued = systemd.queued().unwrap_or_default();
+    for unit in units.iter().filter(|u| !queued.contains(u.as_str())) {
         // In its turn, with all that it asks for: also what a unit that starts ahead does not wait for.
         if let Err(e) = systemd.start(unit.as_str()) {
             tracing::error!("{unit}: {e:#}");
