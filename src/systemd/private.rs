@@ -90,10 +90,11 @@ fn open(path: &Path) -> Result<UnixStream> {
     connect().with_context(|| format!("cannot talk to PID 1 at {}", path.display()))
 }
 
-/// The D-Bus specification's handshake: the kernel tells the other side who this is.
+/// The D-Bus specification's handshake: the kernel tells the other side who this is. Its end goes out together with its
+/// beginning, as systemctl does it: a call that PID 1 reads together with BEGIN stays in its buffer until more comes.
 fn authenticate(stream: &mut UnixStream) -> io::Result<()> {
     let uid: String = geteuid().to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
-    stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes())?;
+    stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").as_bytes())?;
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
         let mut byte = [0];
@@ -106,7 +107,7 @@ fn authenticate(stream: &mut UnixStream) -> io::Result<()> {
     if !line.starts_with(b"OK ") {
         return Err(io::Error::other(format!("refused: {}", String::from_utf8_lossy(&line).trim_end())));
     }
-    stream.write_all(b"BEGIN\r\n")
+    Ok(())
 }
 
 /// A message of PID 1.

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
 use crate::systemd::{Start, Systemd};
 use crate::unit::UnitName;
 
@@ -24,15 +22,15 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName]) {
             tracing::error!("{unit}: {e:#}");
         }
     }
-    let mut waiting: Vec<_> = units.iter().filter_map(|unit| Some((unit, waits_for(systemd, units, unit)?))).collect();
+    let mut waiting = Vec::new();
+    for unit in units {
+        waiting.extend(waits_for(systemd, units, unit).map(|waits_for| (unit, waits_for)));
+        // Those before it may be ready meanwhile.
+        hasten(systemd, &mut waiting);
+    }
     while !waiting.is_empty() && Instant::now() < deadline {
-        if let Err(e) = start_some(systemd, &mut waiting) {
-            tracing::warn!("units start in their turn: {e:#}");
-            return;
-        }
-        if !waiting.is_empty() {
-            std::thread::sleep(POLL);
-        }
+        std::thread::sleep(POLL);
+        hasten(systemd, &mut waiting);
     }
 }
 
@@ -53,8 +51,14 @@ fn waits_for(systemd: &Systemd, units: &[UnitName], unit: &UnitName) -> Option<V
 }
 
 /// Starts what has nothing to wait for any more, and keeps the rest.
-fn start_some(systemd: &Systemd, waiting: &mut Vec<(&UnitName, Vec<String>)>) -> Result<()> {
-    let queued = systemd.queued()?;
+fn hasten(systemd: &Systemd, waiting: &mut Vec<(&UnitName, Vec<String>)>) {
+    let queued = match systemd.queued() {
+        Ok(queued) => queued,
+        Err(e) => {
+            tracing::warn!("units start in their turn: {e:#}");
+            return waiting.clear();
+        }
+    };
     waiting.retain_mut(|(unit, waits_for)| {
         waits_for.retain(|other| queued.contains(other));
         if !waits_for.is_empty() {
@@ -66,5 +70,4 @@ fn start_some(systemd: &Systemd, waiting: &mut Vec<(&UnitName, Vec<String>)>) ->
         }
         false
     });
-    Ok(())
 }
