@@ -126,21 +126,14 @@ pub fn take(paths: &Paths, id: &UpdateId, addresses: &[u64]) -> Result<[u8; SECR
 pub fn release(paths: &Paths, addresses: &[u64]) -> Result<()> {
     let dir = place(paths);
     if dir.exists() {
-        for entry in fs::read_dir(&dir)? {
-            let path = entry?.path();
-            // Without a page there was nothing in it.
-            match hugepage::fill(&open(&path)?, &[0; PAGE]) {
-                Err(e) if e.kind() != io::ErrorKind::OutOfMemory => return Err(e.into()),
-                _ => fs::remove_file(path)?,
-            }
-        }
+        let wiped = wipe(&dir);
         match nix::mount::umount2(&dir, MntFlags::MNT_DETACH) {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(e) => return Err(e.into()),
         }
-        resize_pool(paths, -grown(paths)?)?;
-        let _ = fs::remove_file(growth(paths));
+        shrink_pool(paths)?;
         fs::remove_dir(dir)?;
+        wiped?;
     } else if ensure_kept(paths, addresses).is_ok() {
         let memory = OpenOptions::new().write(true).open(paths.at("/dev/mem"))?;
         for address in addresses {
@@ -148,6 +141,19 @@ pub fn release(paths: &Paths, addresses: &[u64]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Overwrites and gives back every page in `dir`, also behind one that cannot be overwritten.
+fn wipe(dir: &Path) -> Result<()> {
+    let mut failure = None;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let zeroed = open(&path).and_then(|page| hugepage::fill(&page, &[0; PAGE]));
+        fs::remove_file(path)?;
+        // Without a page there was nothing in it.
+        failure = failure.or(zeroed.err().filter(|e| e.kind() != io::ErrorKind::OutOfMemory));
+    }
+    Ok(failure.map_or(Ok(()), Err)?)
 }
 
 /// The pages are this kernel's ordinary memory unless its command line says otherwise.
@@ -170,6 +176,15 @@ fn resize_pool(paths: &Paths, more: i64) -> Result<()> {
     fs::write(&pool, (before + more).max(0).to_string())?;
     let grown = grown(paths)? + number(&pool)? - before;
     Ok(fs::write(growth(paths), grown.to_string())?)
+}
+
+/// A pool that was never touched may not even be there.
+fn shrink_pool(paths: &Paths) -> Result<()> {
+    if growth(paths).exists() {
+        resize_pool(paths, -grown(paths)?)?;
+        fs::remove_file(growth(paths))?;
+    }
+    Ok(())
 }
 
 fn grown(paths: &Paths) -> Result<i64> {
@@ -267,6 +282,11 @@ mod tests {
         assert_eq!((number(&pool).unwrap(), grown(&paths).unwrap()), (8, 3));
         resize_pool(&paths, -grown(&paths).unwrap()).unwrap();
         assert_eq!((number(&pool).unwrap(), grown(&paths).unwrap()), (5, 0));
+        resize_pool(&paths, 2).unwrap();
+        shrink_pool(&paths).unwrap();
+        assert_eq!((number(&pool).unwrap(), growth(&paths).exists()), (5, false));
+        fs::remove_file(&pool).unwrap();
+        shrink_pool(&paths).unwrap();
     }
 
     #[test]

@@ -155,9 +155,7 @@ impl Pool<'_> {
         let collected = collect::evidence(ctx, console_from, error);
         let note = collected.map_or_else(|error| format!(" (incomplete: {error:#})"), |()| String::new());
         self.report.failed(scenario.name, &format!("{error:#}; logs in {}{note}", ctx.dir.display()));
-        for line in fs::read_to_string(ctx.dir.join(collect::SAID)).unwrap_or_default().lines() {
-            println!("   | {line}");
-        }
+        self.report.said(&fs::read_to_string(ctx.dir.join(collect::SAID)).unwrap_or_default());
     }
 
     fn next(&self) -> Option<&'static Scenario> {

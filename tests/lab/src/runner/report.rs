@@ -28,6 +28,11 @@ impl Report {
         println!("FAILED {name}: {reason}");
     }
 
+    /// Shows what a machine said that something failed on.
+    pub fn said(&self, words: &str) {
+        words.lines().for_each(|line| println!("   | {line}"));
+    }
+
     /// Adds results that another program has counted and shown.
     pub fn add(&self, passed: u32, failed: u32) {
         self.passed.fetch_add(passed, Ordering::Relaxed);
