@@ -34,6 +34,17 @@ impl Mode {
     }
 }
 
+/// What the target kernel begins with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initrd {
+    /// One with what this machine needs, where it can be built.
+    #[default]
+    Small,
+    /// The distribution's.
+    Stock,
+}
+
 /// The merged settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -61,6 +72,8 @@ pub struct Settings {
     pub boot_timeout_sec: u64,
     /// `Encryption`: are images encrypted with a key that goes to the new kernel in memory? Default false.
     pub encryption: bool,
+    /// `Initrd`: what the target kernel begins with. Default `"small"`.
+    pub initrd: Initrd,
     /// `KernelArguments`: words that are added to the target kernel's command line, separated by spaces. Default `""`.
     pub kernel_arguments: String,
 }
@@ -79,6 +92,7 @@ impl Default for Settings {
             fallback: Fallback::Disk,
             boot_timeout_sec: 240,
             encryption: false,
+            initrd: Initrd::Small,
             kernel_arguments: String::new(),
         }
     }
@@ -132,6 +146,7 @@ struct Fragment {
     fallback: Option<Fallback>,
     boot_timeout_sec: Option<u64>,
     encryption: Option<bool>,
+    initrd: Option<Initrd>,
     kernel_arguments: Option<String>,
 }
 
@@ -185,6 +200,7 @@ impl Settings {
         set(&mut self.fallback, from.fallback);
         set(&mut self.boot_timeout_sec, from.boot_timeout_sec);
         set(&mut self.encryption, from.encryption);
+        set(&mut self.initrd, from.initrd);
         set(&mut self.kernel_arguments, from.kernel_arguments);
     }
 }
@@ -268,7 +284,7 @@ mod tests {
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
             (
                 "/run/kup/kup.toml",
-                "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\nEncryption = true\n",
+                "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\nEncryption = true\nInitrd = \"stock\"\n",
             ),
         ]);
         let want = Settings {
@@ -284,6 +300,7 @@ mod tests {
             fallback: Fallback::None,
             boot_timeout_sec: 9,
             encryption: true,
+            initrd: Initrd::Stock,
         };
         assert_eq!(want.ghost_limit_bytes(), 4095 << 20);
         assert_eq!(settings, Ok(want));
@@ -303,6 +320,7 @@ mod tests {
             ("GhostLimitMiB = 4096", "GhostLimitMiB"),
             ("BootTimeoutSec = 0", "BootTimeoutSec"),
             ("Fallback = \"ram\"", "ram"),
+            ("Initrd = \"tiny\"", "tiny"),
             ("KernelArguments = \"a\\nb\"", "KernelArguments"),
             ("KernelArguments = \"a -- b\"", "KernelArguments"),
             ("Mode = ", "Mode"),

@@ -9,6 +9,7 @@ pub use crate::inspect::{
     inet::{parse as inet, transformed},
     maps::parse as maps,
     process::{stat, status},
+    smaps::parse as smaps,
     unix::answered,
 };
 pub use crate::store::index::body as foam_index;

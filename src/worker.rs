@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use libsystemd::daemon::{NotifyState, notify as sd_notify};
 
 use crate::config::Settings;
+use crate::net::links::{self, LINKS};
 use crate::net::lock::{self, LockSpec};
 use crate::paths::Paths;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_FAILURE, UPDATE_REQUEST, UpdateRequest};
@@ -55,7 +56,7 @@ pub fn update(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When there is none, or it is past the point where it can be given up.
 pub fn abort(paths: &Paths) -> Result<()> {
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())? else { bail!("no update is under way") };
     match record.state() {
         State::Checking | State::Arming | State::Armed => {
@@ -88,15 +89,40 @@ pub fn automatic(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When the rules cannot be set; TCP connections are lost then.
 pub fn netlock(paths: &Paths) -> Result<()> {
-    let Some(record) = Record::load(&paths.record())? else { return Ok(()) };
-    if !matches!(ThisBoot::look(paths, &record)?, ThisBoot::Restore | ThisBoot::FallBack) {
-        return Ok(());
-    }
+    let Some(record) = to_restore(paths)? else { return Ok(()) };
     faults::at("netlock.begun")?;
     encryption::unlock(paths, &record)?;
     let path = paths.images(record.id.as_str()).join(NETLOCK);
     let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
     lock::lock(&spec)
+}
+
+/// Puts links back as they were at the checkpoint. What cannot be put back is left to systemd-networkd.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn links(paths: &Paths) -> Result<()> {
+    let Some(record) = to_restore(paths)? else { return Ok(()) };
+    let images = paths.images(record.id.as_str());
+    let saved = images.join(LINKS);
+    if !saved.exists() {
+        return Ok(());
+    }
+    let put_back = || {
+        sys::trust::only_ours(&images, &paths.state_dir())?;
+        links::put_back(paths, &links::load(&saved)?)
+    };
+    if let Err(e) = put_back() {
+        tracing::warn!("services wait for systemd-networkd: {e:#}");
+    }
+    Ok(())
+}
+
+/// The record of an update whose services are to be restored in this boot.
+fn to_restore(paths: &Paths) -> Result<Option<Record>> {
+    let Some(record) = Record::load(&paths.record())? else { return Ok(None) };
+    let here = matches!(ThisBoot::look(paths, &record)?, ThisBoot::Restore | ThisBoot::FallBack);
+    Ok(here.then_some(record))
 }
 
 /// Raises the next PID, on a boot whose kernel was not told to: an ordinary one, and one that falls back.

@@ -269,6 +269,12 @@ fn without_kupd_and_without_sense() {
     let output = nowhere.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent").arg("list").output().unwrap();
     let (code, _, err) = said(&output);
     assert!(code == Some(1) && err.starts_with("kup: cannot reach the system bus"), "{err}");
+    for verb in ["export", "import"] {
+        let mut nowhere = bench.command(env!("CARGO_BIN_EXE_kup"));
+        nowhere.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent").args([verb, "kup-test-nothing"]);
+        let (code, _, err) = said(&nowhere.arg(bench.dir()).output().unwrap());
+        assert!(code.is_some_and(|code| [1, 4].contains(&code)) && !err.contains("bus"), "{err}");
+    }
 }
 
 /// polkit does not answer on this bus.
@@ -291,6 +297,8 @@ fn other_users_are_told_to_become_root() {
     let (code, _, err) = run(&["preserve", "a"]);
     assert!(code == Some(4) && err.contains("run the command as root"), "{err}");
     assert_eq!(run(&["update", "--yes"]).0, Some(4));
+    let (code, _, err) = run(&["export", "a", "/nonexistent"]);
+    assert!(code == Some(4) && err.contains("root alone"), "{err}");
     assert_eq!(run(&["list"]).0, Some(0));
     assert_eq!(run(&["status"]).0, Some(0));
 }

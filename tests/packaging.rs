@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use clap::CommandFactory;
-use kup::cli::Cli;
+use kup::cli::{Cli, Exit};
 use kup::config::Settings;
 use kup::paths::Paths;
 
@@ -79,6 +79,13 @@ fn manual_and_completion_know_the_command_line() {
             assert!(completed.contains(format!("--{option}").as_str()), "the completion does not know --{option}");
         }
     }
+}
+
+/// A refusal leaves no failed unit behind.
+#[test]
+fn the_unit_knows_the_exit_code_of_a_refusal() {
+    let unit = packaging("../units/kup-update.service");
+    assert!(unit.lines().any(|line| line == format!("SuccessExitStatus={}", Exit::Blocked as u8)), "{unit}");
 }
 
 #[test]

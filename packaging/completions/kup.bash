@@ -19,7 +19,7 @@ _kup() {
     local cur prev words cword
     _init_completion || return
 
-    local verb='' word verbs='preserve release list check update rollback abort status history plot'
+    local verb='' word verbs='preserve release list check update rollback abort status history plot export import'
     for word in "${words[@]:1:cword-1}"; do
         [[ " $verbs " == *" $word "* ]] && verb=$word && break
     done
@@ -48,6 +48,13 @@ _kup() {
     case $verb in
     '') mapfile -t COMPREPLY < <(compgen -W "$verbs help" -- "$cur") ;;
     plot) mapfile -t COMPREPLY < <(compgen -W "$(_kup_updates)" -- "$cur") ;;
+    export | import)
+        if [[ $prev == "$verb" ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$(_kup_units)" -- "$cur")
+        else
+            _filedir -d
+        fi
+        ;;
     preserve | release | check) mapfile -t COMPREPLY < <(compgen -W "$(_kup_units)" -- "$cur") ;;
     esac
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use kup::cli::Exit;
 use kup::paths::Paths;
 use kup::unit::UnitName;
 use kup::{journal, update, worker};
@@ -30,6 +31,8 @@ enum Verb {
     Checkpoint,
     /// Holds packets back in the new boot (kup-netlock.service)
     Netlock,
+    /// Puts links back in the new boot (kup-links.service)
+    Links,
     /// Restores all units (kup-restore.service)
     Restore,
     /// Gives an update up whose worker died before the switch (kup-update.service)
@@ -65,6 +68,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Automatic => worker::automatic(&paths),
         Verb::Checkpoint => update::checkpoint::run(&paths),
         Verb::Netlock => worker::netlock(&paths),
+        Verb::Links => worker::links(&paths),
         Verb::Restore => update::restore::run(&paths),
         Verb::RecoverArming => update::recover::arming(&paths),
         Verb::RecoverCheckpoint => update::recover::checkpoint(&paths),
@@ -88,7 +92,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
-            ExitCode::FAILURE
+            // kup-update.service has SuccessExitStatus= for it: what is at fault is not the unit.
+            if e.is::<update::arm::Refused>() { Exit::Blocked.into() } else { ExitCode::FAILURE }
         }
     }
 }

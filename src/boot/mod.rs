@@ -1,6 +1,5 @@
 //! Boot loaders: while an update is under way, the one that a reset would go through must boot the old kernel.
 
-mod command;
 mod efi;
 pub(crate) mod grub;
 mod systemd_boot;

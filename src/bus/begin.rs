@@ -85,6 +85,8 @@ pub async fn update(daemon: &Arc<Daemon>, conn: &Connection, wanted: Wanted) -> 
     let id = UpdateId::now();
     let request = UpdateRequest { id, target: Some(target), allow_restart, reverses, stage_only: wanted.stage_only };
     write_request(&daemon.paths, UPDATE_REQUEST, &request)?;
+    // That of another update, should the worker not even begin.
+    let _ = fs::remove_file(daemon.paths.run_dir().join(UPDATE_FAILURE));
     let view = UpdateView::requested(&request, &running(&daemon.paths)?);
     let path = view.path();
     daemon.tracker.worker_started(view);
@@ -92,11 +94,10 @@ pub async fn update(daemon: &Arc<Daemon>, conn: &Connection, wanted: Wanted) -> 
     tracing::info!("update {} to {} begins", request.id, request.target.as_deref().unwrap_or_default());
     let (daemon, conn) = (daemon.clone(), conn.clone());
     let work = async move {
-        let failed = systemd::run(&conn, UPDATE_UNIT).await.err();
-        let failed = failed.map(|e| {
-            let why = fs::read_to_string(daemon.paths.run_dir().join(UPDATE_FAILURE));
-            why.unwrap_or_else(|_| e.message().to_string())
-        });
+        let ended = systemd::run(&conn, UPDATE_UNIT).await;
+        // A refusal is no failure of the unit, and has its reason, too.
+        let why = fs::read_to_string(daemon.paths.run_dir().join(UPDATE_FAILURE)).ok();
+        let failed = why.or_else(|| ended.err().map(|e| e.message().to_string()));
         if let Some(why) = &failed {
             tracing::error!("update {}: {why}", request.id);
         }

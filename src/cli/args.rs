@@ -1,8 +1,11 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
+use crate::unit::UnitName;
 use crate::update::UpdateId;
 
 /// Kernel updates that running services live through.
@@ -62,6 +65,16 @@ pub enum Command {
     ///
     /// 'kup plot > update.svg'. Whatever shows web pages shows the picture.
     Plot(Plot),
+    /// Write the checkpoint of a service as plain images of CRIU.
+    ///
+    /// For 'crit', and for 'criu restore' on a machine where the service does not run. There is a checkpoint from the switch
+    /// until the update ends. It holds the service's memory, unencrypted. For root alone; needs neither kupd nor the bus.
+    Export(Images),
+    /// Put images back that 'kup export' wrote, in place of the checkpoint.
+    ///
+    /// After the switch and before the restore, where 'kup-restore.service' was kept from starting; kup refuses at any other
+    /// time. For root alone; needs neither kupd nor the bus.
+    Import(Images),
 }
 
 /// Arguments of `kup preserve`.
@@ -144,6 +157,17 @@ pub struct Plot {
     /// Which update, as 'kup history' shows it; the one that is under way or was the last one where it is not given.
     #[arg(value_name = "ID")]
     pub id: Option<UpdateId>,
+}
+
+/// Arguments of `kup export` and `kup import`.
+#[derive(Debug, Args)]
+pub struct Images {
+    /// Service whose checkpoint it is; '.service' may be left out.
+    #[arg(value_name = "UNIT")]
+    pub unit: UnitName,
+    /// Directory of the plain images, which others must not be able to write to; 'export' makes it, or takes an empty one.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 #[cfg(test)]

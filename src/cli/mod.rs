@@ -1,9 +1,11 @@
-//! The `kup` command. It speaks to kupd over D-Bus and does nothing by itself; one file per verb or pair of verbs.
+//! The `kup` command. It speaks to kupd over D-Bus and, but for checkpoints that root looks at, does nothing by itself; one
+//! file per verb or pair of verbs.
 
 mod args;
 mod check;
 mod exit;
 mod history;
+mod images;
 mod mark;
 mod model;
 mod output;
@@ -61,22 +63,29 @@ async fn start_kupd(conn: &Connection) -> Result<(), Error> {
     answer.map(drop).map_err(why)
 }
 
-async fn run(cli: Cli) -> Result<Exit, Error> {
+/// What a verb needs that kupd has to do.
+async fn kupd(out: Output) -> Result<Context, Error> {
     let conn = Connection::system().await.map_err(|e| Error::Failed(format!("cannot reach the system bus: {e}")))?;
     start_kupd(&conn).await?;
     // Nothing is cached: kupd may come and go between two calls.
     let manager = ManagerProxy::builder(&conn).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-    let context = Context { conn, manager, out: Output::new(cli.json) };
+    Ok(Context { conn, manager, out })
+}
+
+async fn run(cli: Cli) -> Result<Exit, Error> {
+    let out = Output::new(cli.json);
     match cli.command {
-        Command::Preserve(args) => mark::preserve(&context, args).await,
-        Command::Release(args) => mark::release(&context, args).await,
-        Command::List => mark::list(&context).await,
-        Command::Check(args) => check::check(&context, args).await,
-        Command::Update(args) => update::update(&context, args).await,
-        Command::Rollback(args) => update::rollback(&context, args).await,
-        Command::Abort => update::abort(&context).await,
-        Command::Status => status::status(&context).await,
-        Command::History => history::history(&context).await,
-        Command::Plot(args) => plot::plot(&context, args).await,
+        Command::Preserve(args) => mark::preserve(&kupd(out).await?, args).await,
+        Command::Release(args) => mark::release(&kupd(out).await?, args).await,
+        Command::List => mark::list(&kupd(out).await?).await,
+        Command::Check(args) => check::check(&kupd(out).await?, args).await,
+        Command::Update(args) => update::update(&kupd(out).await?, args).await,
+        Command::Rollback(args) => update::rollback(&kupd(out).await?, args).await,
+        Command::Abort => update::abort(&kupd(out).await?).await,
+        Command::Status => status::status(&kupd(out).await?).await,
+        Command::History => history::history(&kupd(out).await?).await,
+        Command::Plot(args) => plot::plot(&kupd(out).await?, args).await,
+        Command::Export(args) => images::export(out, &args),
+        Command::Import(args) => images::import(out, &args),
     }
 }

@@ -122,7 +122,9 @@ pub(super) fn common() -> Options {
         file_locks: Some(true),
         // "ignore": tasks are born in the cgroup that CRIU was put in, which systemd made (crun and runc do the same).
         manage_cgroups_mode: Some(0),
-        network_lock: Some(LockMethod::Nftables.into()),
+        // kup's own lock holds all units' connections at once, from before the first is frozen; CRIU's takes two runs of nft
+        // for each, and stays behind when CRIU is killed.
+        network_lock: Some(LockMethod::Skip.into()),
         ..Options::default()
     }
 }

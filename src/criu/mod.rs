@@ -7,6 +7,7 @@ mod mm;
 pub mod page_server;
 pub mod pagemap;
 pub mod plain;
+pub mod pstree;
 mod restore;
 pub(crate) mod rpc;
 pub(crate) mod swrk;

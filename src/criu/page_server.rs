@@ -17,6 +17,9 @@ use crate::store::{Foam, FoamError, Owner, WINDOW};
 /// What may be under way between CRIU and us, bytes: enough that neither waits for the other at each command.
 const UNDER_WAY: usize = 4 << 20;
 
+/// What a server and what is under way to it take, bytes. The kernel counts a socket's buffers with their headers, twice.
+pub const MEMORY: u64 = WINDOW + 2 * UNDER_WAY as u64;
+
 /// A thread that stores one round of a dump.
 pub struct PageServer(JoinHandle<Result<Foam, PageError>>);
 

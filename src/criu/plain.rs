@@ -1,8 +1,9 @@
 //! Between CRIU's own images and those whose memory is in FOAM.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,14 +93,7 @@ pub fn export(memory: &Sealed, images: &Path, to: &Path) -> Result<(), PlainErro
 /// # Errors
 /// [`PlainError`]; `images` may be of no use then.
 pub fn import(images: &Path, mut foam: Foam) -> Result<Sealed, PlainError> {
-    let mut plain = Vec::new();
-    for entry in fs::read_dir(images).map_err(at(images))? {
-        let name = entry.map_err(at(images))?.file_name();
-        if let Some(owner) = name.to_str().and_then(pagemap::owner) {
-            plain.push(pagemap::read(images, owner, &mut foam)?);
-        }
-    }
-    foam.end_round();
+    let plain = read(images, &mut foam)?;
     let sealed = finish(foam, images)?;
     let ours = pagemap::names(&sealed);
     for path in plain.iter().filter(|path| !ours.iter().any(|name| path.ends_with(name))) {
@@ -108,19 +102,56 @@ pub fn import(images: &Path, mut foam: Foam) -> Result<Sealed, PlainError> {
     Ok(sealed)
 }
 
-/// Copies files of `from` that are `wanted`, and all below its directories.
+/// Copies CRIU's plain images in `from` into the directory `to`, with their memory in FOAM there; otherwise as [`finish`].
+///
+/// # Errors
+/// [`PlainError`]; what is in `to` is of no use then.
+pub fn adopt(from: &Path, to: &Path) -> Result<Sealed, PlainError> {
+    let slots = to.join(SLOTS);
+    let mut foam = Foam::new(Arc::new(Disk::create(&slots).map_err(at(&slots))?));
+    let pages: HashSet<PathBuf> = read(from, &mut foam)?.into_iter().collect();
+    let memory = |name: &str| pages.contains(&from.join(name)) || pagemap::owner(name).is_some();
+    copy(from, to, &|name| !memory(name) && ![INDEX, SLOTS].contains(&name))?;
+    finish(foam, to)
+}
+
+/// Reads the memory of plain `images` as the last round of `foam`; returns the files that pages were in.
+fn read(images: &Path, foam: &mut Foam) -> Result<Vec<PathBuf>, PlainError> {
+    let mut pages = Vec::new();
+    for entry in fs::read_dir(images).map_err(at(images))? {
+        let name = entry.map_err(at(images))?.file_name();
+        if let Some(owner) = name.to_str().and_then(pagemap::owner) {
+            pages.push(pagemap::read(images, owner, foam)?);
+        }
+    }
+    foam.end_round();
+    Ok(pages)
+}
+
+/// Copies files of `from` that are `wanted`, and all below its directories, with their owners. A restore leaves its socket
+/// among the images, and a dump in rounds a link: those stay behind.
 fn copy(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<(), PlainError> {
     for entry in fs::read_dir(from).map_err(at(from))? {
         let entry = entry.map_err(at(from))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type().map_err(at(&source))?.is_dir() {
+        let meta = entry.metadata().map_err(at(&source))?;
+        if meta.is_dir() {
             fs::create_dir(&target).map_err(at(&target))?;
             copy(&source, &target, &|_| true)?;
-        } else if entry.file_name().to_str().is_none_or(wanted) {
+        } else if meta.is_file() && entry.file_name().to_str().is_none_or(wanted) {
             fs::copy(&source, &target).map_err(at(&target))?;
+        } else {
+            continue;
         }
+        be_like(&target, &meta).map_err(at(&target))?;
     }
     Ok(())
+}
+
+/// CRIU compares owner and mode of the copy of a deleted file with what it was.
+fn be_like(target: &Path, meta: &Metadata) -> io::Result<()> {
+    chown(target, Some(meta.uid()), Some(meta.gid()))?;
+    fs::set_permissions(target, meta.permissions())
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> PlainError {

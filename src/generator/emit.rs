@@ -41,6 +41,13 @@ impl Output {
         fs::write(dir.join("50-kup-timeout.conf"), format!("{HEADER}[Unit]\nJobTimeoutSec={seconds}\n"))
     }
 
+    /// Orders `unit` of kup's own after `other`.
+    pub(super) fn after(&self, unit: &str, other: &str) -> io::Result<()> {
+        let dir = self.dir.join(format!("{unit}.d"));
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("50-kup-after.conf"), format!("{HEADER}[Unit]\nAfter={other}\n"))
+    }
+
     /// `UNIT.d/NAME`. Plainly written: /run is empty at boot, and systemd reads it only after all generators are done.
     pub(super) fn dropin(&self, unit: &UnitName, name: &str, text: &str) -> io::Result<()> {
         let dir = self.dir.join(format!("{unit}.d"));

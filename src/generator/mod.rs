@@ -95,6 +95,11 @@ fn bless(paths: &Paths, out: &Output, log: &mut dyn FnMut(&str)) -> io::Result<(
 /// Every unit whose image may still be resumed gets a placeholder in its fresh sandbox.
 fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
     out.link("sysinit.target.wants", "kup-netlock.service")?;
+    if record.handover.is_some() {
+        // Encrypted images are opened first, which takes udev.
+        out.after("kup-netlock.service", "systemd-udevd.service")?;
+    }
+    out.link("sysinit.target.wants", "kup-links.service")?;
     out.link(WANTS, "kup-restore.service")?;
     for (unit, _) in record.units.iter().filter(|(_, r)| r.state.may_resume()) {
         let file = unit::load(paths, unit).ok();

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Fd, FdKind, Mapping, Namespace, Process, UnitProcs, UnixKind, UnixSocket, copies};
+use super::{Fd, FdKind, InspectError, Mapping, Namespace, Process, UnitProcs, UnixKind, UnixSocket, copies, smaps};
+use crate::paths::Paths;
 
 /// Where systemd-journald listens for the standard output of services.
 pub const JOURNAL_STDOUT: &str = "/run/systemd/journal/stdout";
@@ -246,6 +247,28 @@ impl UnitProcs {
     /// Upper bound of what checkpoints of all its processes take, in bytes.
     pub fn image_size(&self) -> u64 {
         self.processes.iter().map(|p| p.memory.image_size()).sum()
+    }
+
+    /// Finds out what of its memory is still on its way from the last update. A program that handles page faults itself has
+    /// the userfaultfd of its own for it.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn look_for_missing(&mut self, paths: &Paths) -> Result<(), InspectError> {
+        let own = |fd: &Fd| matches!(&fd.kind, FdKind::Anon { name } if name == "userfaultfd");
+        if self.fds().any(|(_, fd)| own(fd)) {
+            return Ok(());
+        }
+        for process in self.processes.iter_mut().filter(|p| !p.is_zombie()) {
+            let missing = smaps::missing(paths, process.pid);
+            process.memory.missing = missing.map_err(InspectError::read(format!("/proc/{}/smaps", process.pid)))?;
+        }
+        Ok(())
+    }
+
+    /// What of its memory is missing, at most, bytes; as far as somebody has looked.
+    pub fn missing(&self) -> u64 {
+        self.processes.iter().map(|p| p.memory.missing).fold(0, u64::saturating_add)
     }
 
     /// One process of each network namespace among them.

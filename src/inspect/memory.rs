@@ -17,6 +17,8 @@ pub struct Memory {
     pub hugetlb: u64,
     /// Swapped out: comes back into a checkpoint too.
     pub swap: u64,
+    /// What a pager may still have to bring, at most; 0 unless [`super::UnitProcs::look_for_missing`] was called.
+    pub missing: u64,
 }
 
 impl Memory {
@@ -43,11 +45,16 @@ impl Memory {
         memory
     }
 
+    /// What a checkpoint of the process stores of it.
+    pub fn stored(&self) -> u64 {
+        [self.anonymous, self.shmem, self.swap, self.hugetlb].into_iter().fold(0, u64::saturating_add)
+    }
+
     /// What a checkpoint of the process can take at most, without the page cache of files that stay where they are.
     pub fn image_size(&self) -> u64 {
         // What CRIU reads itself is there twice.
         let eager = [self.shmem, self.hugetlb, self.locked];
-        [self.anonymous, self.shmem, self.swap, self.hugetlb].into_iter().chain(eager).fold(0, u64::saturating_add)
+        eager.into_iter().fold(self.stored(), u64::saturating_add)
     }
 }
 

@@ -29,6 +29,8 @@ const COPIES: usize = 3;
 /// How many huge pages are taken at a time to find them, and at most.
 const STEP: usize = 16;
 const MOST: usize = 256;
+/// What they take of memory while they are looked for, bytes, where memory is not tight.
+pub const MEMORY: u64 = STEP as u64 * hugepage::SIZE;
 /// What kexec puts to the upper end of memory beside the kernel and its initrd: command line, purgatory, gaps of alignment.
 const SMALL_THINGS: u64 = 64 << 20;
 /// How many huge pages there are, used or not; can be written to.

@@ -2,6 +2,7 @@
 
 pub mod cmdline;
 pub mod handover;
+pub mod initrd;
 mod installed;
 pub mod kexec;
 pub mod panic;

@@ -2,8 +2,10 @@
 
 pub mod addresses;
 pub mod images;
+pub mod links;
 pub mod lock;
 pub mod nudge;
+pub mod repair;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -22,13 +22,15 @@
 //! [Service]
 //! Type=notify                      # READY=1 when it listens; the restore may begin
 //! Restart=on-failure
-//! RestartPreventExitStatus=…       # what it exits with once `lost` was called
+//! RestartPreventExitStatus=…       # what it exits with once `lost` was called, and what its own side ends it by
+//! RestartForceExitStatus=SIGTERM … # what else would pass for success
 //! RestartSec=0
 //! StartLimitBurst=3                # with StartLimitIntervalSec= in [Unit]
 //! FileDescriptorStoreMax=4096      # one a process, two more
 //! FileDescriptorStorePreserve=yes  # else they are closed before ExecStopPost= and OnFailure= could kill the unit
 //! OOMScoreAdjust=-1000
 //! [Unit]
+//! RefuseManualStop=yes
 //! OnFailure=…                      # kills the preserved unit, then "systemctl clean --what=fdstore" closes the rest
 //! ```
 
@@ -53,9 +55,15 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::store::Memory;
+use crate::store::{Memory, WINDOW};
 use fdstore::Store;
 use serve::{Bell, Server};
+
+/// What serving one unit takes on so many `processors`, beside the index of its memory, bytes: whoever fills in the background
+/// brings a window, whoever serves faults what is around them.
+pub fn memory(processors: u64) -> u64 {
+    processors.saturating_mul(WINDOW).saturating_add(serve::SERVERS as u64 * ranges::NEIGHBOURHOOD)
+}
 
 /// Why a unit does not get its memory. Its tasks must not run on after any of these.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +97,8 @@ pub struct Report {
     pub faults: u64,
     /// Bytes that were put in, for faults and in the background.
     pub filled: u64,
+    /// Huge pages that are where there were some.
+    pub huge: usize,
 }
 
 /// Finds a process's memory by its PID in the images.
@@ -171,7 +181,6 @@ impl Pager {
             }
         };
         let report = Server::new(bell, connection, journal, processes, service).run(service.fillers)?;
-        collapse::all(&service.huge);
-        Ok(report)
+        Ok(Report { huge: collapse::all(&service.huge), ..report })
     }
 }

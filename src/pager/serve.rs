@@ -21,7 +21,7 @@ use super::{Error, Report, Service, socket};
 use crate::sys::uffd::{Event, Uffd};
 
 /// Threads that wait for events: one to read, one to go on reading while the first waits for the disk, and two more.
-const SERVERS: usize = 4;
+pub const SERVERS: usize = 4;
 /// How long the background waits before it looks again for something to do.
 const PAUSE: Duration = Duration::from_millis(1);
 // What epoll says instead of a process's number.
@@ -113,7 +113,10 @@ impl<'a> Server<'a> {
         }
         match self.error.into_inner().expect("no poison") {
             Some(error) => Err(error),
-            None => Ok(Report { faults: self.faults.into_inner(), filled: self.filled.into_inner() }),
+            None => {
+                let (faults, filled) = (self.faults.into_inner(), self.filled.into_inner());
+                Ok(Report { faults, filled, ..Report::default() })
+            }
         }
     }
 

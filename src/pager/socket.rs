@@ -14,14 +14,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::Error;
-use crate::criu::image;
+use crate::criu::{image, pstree};
 use crate::sys::fds;
 use crate::sys::uffd::Uffd;
 
 /// The name that CRIU connects to.
 pub const NAME: &str = "lazy-pages.socket";
-/// criu/include/magic.h.
-const PSTREE_MAGIC: u32 = 0x5027_3030;
 /// "RSTF": the tasks are about to run.
 const FINISHED: u32 = 0x5253_5446;
 
@@ -53,9 +51,9 @@ pub fn listen(work_dir: &Path) -> io::Result<UnixListener> {
 /// # Errors
 /// When it is no such image.
 pub fn count_tasks(images: &Path) -> io::Result<usize> {
-    let path = images.join("pstree.img");
+    let path = images.join(pstree::NAME);
     let image = fs::read(&path)?;
-    image::count(&path, (image.as_slice(), image.len() as u64), PSTREE_MAGIC).map_err(io::Error::other)
+    image::count(&path, (image.as_slice(), image.len() as u64), pstree::MAGIC).map_err(io::Error::other)
 }
 
 /// Waits for CRIU and hears of its `count` tasks.
@@ -122,7 +120,7 @@ mod tests {
 
     fn tasks(entries: &[&[u8]]) -> Vec<u8> {
         let mut image = Vec::new();
-        image::head(&mut image, PSTREE_MAGIC).unwrap();
+        image::head(&mut image, pstree::MAGIC).unwrap();
         for entry in entries {
             image.extend((entry.len() as u32).to_le_bytes());
             image.extend(*entry);
@@ -133,7 +131,7 @@ mod tests {
     #[test]
     fn tasks_are_counted() {
         let count =
-            |bytes: &[u8]| image::count(Path::new("pstree.img"), (bytes, bytes.len() as u64), PSTREE_MAGIC).ok();
+            |bytes: &[u8]| image::count(Path::new("pstree.img"), (bytes, bytes.len() as u64), pstree::MAGIC).ok();
         assert_eq!(count(&tasks(&[])), Some(0));
         assert_eq!(count(&tasks(&[b"abc", b"", b"defgh"])), Some(3));
         let whole = tasks(&[b"abc", b"defgh"]);

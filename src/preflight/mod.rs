@@ -4,6 +4,7 @@
 pub mod canary;
 mod finding;
 mod machine;
+mod needs;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 pub use finding::{Finding, Report, Severity};
+pub use needs::Needs;
 pub use unit::NOT_RUNNING;
 
 use crate::config::Settings;
@@ -30,15 +32,15 @@ const HELPERS_GO_WITHIN: Duration = Duration::from_secs(2);
 pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let host = unit::Host::read(paths, settings)?;
-    let mut space = 0;
+    let mut needs = Needs::default();
     for (name, loaded) in load(paths, units, &mut report) {
         let findings = match loaded {
-            Ok((file, spec)) => match settled(&name) {
+            Ok((file, spec)) => match settled(paths, &name) {
                 Ok(procs) => {
                     let findings = unit::check(&unit::View { unit: &file, spec: &spec, procs: &procs, host: &host });
                     // What cannot be preserved has no image, even where its restart is accepted.
                     if !findings.iter().any(|f| f.severity == Severity::Blocker) {
-                        space += image_size(&procs);
+                        needs.add(&procs);
                     }
                     findings
                 }
@@ -48,7 +50,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
         };
         report.units.insert(name, findings);
     }
-    machine::check(paths, settings, target, space, &mut report);
+    machine::check(paths, settings, target, &needs, &mut report);
     Ok(report)
 }
 
@@ -69,21 +71,18 @@ fn load(paths: &Paths, units: &[UnitName], report: &mut Report) -> Loaded {
     marked.units.into_iter().map(|(file, spec)| (file.name.clone(), Ok((file, spec)))).collect()
 }
 
-/// The unit, after processes outside its main tree had time to go.
-fn settled(name: &UnitName) -> Result<UnitProcs, inspect::InspectError> {
+/// The unit, after processes outside its main tree had time to go, and the last of its memory to come.
+fn settled(paths: &Paths, name: &UnitName) -> Result<UnitProcs, inspect::InspectError> {
     let deadline = Instant::now() + HELPERS_GO_WITHIN;
     loop {
-        let procs = inspect::unit(name)?;
-        if !procs.service.is_active() || procs.outside_tree().is_empty() || Instant::now() > deadline {
+        let mut procs = inspect::unit(name)?;
+        procs.look_for_missing(paths)?;
+        let settled = procs.outside_tree().is_empty() && procs.missing() == 0;
+        if !procs.service.is_active() || settled || Instant::now() > deadline {
             return Ok(procs);
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-}
-
-/// Space that images and copies of deleted files take.
-fn image_size(procs: &UnitProcs) -> u64 {
-    procs.image_size() + procs.deleted().iter().filter(|d| !d.directory && d.nlink == 0).map(|d| d.size).sum::<u64>()
 }
 
 /// `a, b, c and 4 more`: a finding is one sentence, however many things it is about.

@@ -62,6 +62,9 @@ pub struct Window {
 }
 
 impl Window {
+    /// What one takes in memory, with its place in a map, bytes.
+    pub const SIZE: u64 = (size_of::<Self>() + PAGES * size_of::<u64>() + 32) as u64;
+
     /// A window of which nothing is there yet.
     pub fn new(slot: u64) -> Self {
         Self { slot, pages: Set::default(), lazy: Set::default(), sums: Box::new([0; PAGES]) }

@@ -26,6 +26,11 @@ impl Freezer {
         Self { dir: Path::new(ROOT).join(cgroup.strip_prefix(ROOT).or(cgroup.strip_prefix("/")).unwrap_or(cgroup)) }
     }
 
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// From the return of this on no task of the group runs in user mode; one that is traced stays with its tracer, and
     /// is held when that lets go.
     ///

@@ -7,6 +7,7 @@ pub mod freezer;
 pub mod hugepage;
 pub mod kexec;
 pub mod mdwe;
+pub mod pagescan;
 pub mod pidfd;
 pub mod shared;
 pub mod spawn;

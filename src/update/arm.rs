@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::undo::{self, CHECKPOINT_UNIT, ORDER_DIR};
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use super::{ballast, bless, encryption, memory};
-use crate::config::Settings;
+use super::{order, undo};
+use crate::config::{Initrd, Settings};
 use crate::kernel::cmdline::{Direction, Ours};
+use crate::kernel::initrd;
 use crate::paths::Paths;
 use crate::preflight::{self, Report};
 use crate::request::{UPDATE_REPORT, UpdateRequest};
@@ -20,14 +19,19 @@ use crate::systemd::Systemd;
 use crate::unit::UnitName;
 use crate::{boot, criu, faults, kernel, sys};
 
+/// The check found something that rules the update out; nothing was touched. The record says it, too.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
 /// Checks and arms the update that `request` asks for, and starts the shutdown unless it is to be left to the
 /// administrator. `kup-update.service` runs it.
 ///
 /// # Errors
-/// When the update was refused or aborted; the record says why.
+/// [`Refused`]; otherwise when the update was aborted: the record says why.
 pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let lock = Lock::take(&paths.lock())?;
+    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     if let Some(old) = Record::load(&paths.record())?.filter(|r| !r.state().is_final()) {
         bail!("update {} is still {}; 'kup abort' gives it up", old.id, old.state().as_str());
     }
@@ -45,7 +49,7 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
 /// When the reverse update was refused or aborted: the units go on under the new kernel.
 pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let lock = Lock::take(&paths.lock())?;
+    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     // What is still on its way cannot be stored again.
     memory::wait(&Systemd::connect()?, failed, bless::MEMORY_WITHIN)?;
     let target = choose_target(paths, Some(&failed.source))?;
@@ -89,10 +93,11 @@ fn check(
     record.end(phase);
     let accepted = accept(&report, record, may_restart);
     if let Err(e) = accepted.and_then(|()| memory::all_there(&Systemd::connect()?, record)) {
-        record.reason = Some(format!("{e:#}"));
+        let reason = format!("{e:#}");
+        record.reason = Some(reason.clone());
         record.advance(Event::Refuse, &paths.record())?;
         bless::finish(paths, record)?;
-        return Err(e);
+        return Err(Refused(reason).into());
     }
     Ok(record.advance(Event::Pass, &paths.record())?)
 }
@@ -144,13 +149,28 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     extra.extend(secret.iter().map(String::as_str));
     let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
-    kernel::kexec::load(paths, &record.target, &cmdline)?;
+    load(paths, settings, &record.target, &cmdline)?;
     faults::at("arm.loaded")?;
     criu::warm();
-    order_checkpoint(systemd)?;
+    order::arrange(systemd, record)?;
     record.end(phase);
     record.advance(Event::Armed, &paths.record())?;
     Ok(faults::at("arm.armed")?)
+}
+
+/// The record goes on naming the distribution's initrd: it is what the boot loader has, and what a way back uses.
+fn load(paths: &Paths, settings: &Settings, target: &TargetKernel, cmdline: &str) -> Result<()> {
+    let mut target = target.clone();
+    if settings.initrd == Initrd::Small && target.initrd.is_some() {
+        match initrd::build(paths, &target.release) {
+            Ok(Some(small)) => target.initrd = Some(small),
+            Ok(None) => {}
+            Err(e) => tracing::warn!("the target begins with the distribution's initrd: {e:#}"),
+        }
+    }
+    let loaded = kernel::kexec::load(paths, &target, cmdline);
+    initrd::clear(paths)?;
+    Ok(loaded?)
 }
 
 /// Recorded first: what the pin replaces must be known also when the machine goes down while it is made.
@@ -174,22 +194,6 @@ fn pids_in_use() -> Result<Vec<i32>> {
     Ok(used)
 }
 
-/// Makes kup-checkpoint.service the first to be stopped: units are stopped in reverse order of their `After=`, so it is
-/// ordered after everything that is active.
-fn order_checkpoint(systemd: &Systemd) -> Result<()> {
-    let kinds = [".service", ".scope", ".socket", ".timer", ".path", ".target"];
-    let after: Vec<String> = systemd
-        .active_units()?
-        .into_iter()
-        .filter(|u| kinds.iter().any(|k| u.ends_with(k)) && u != CHECKPOINT_UNIT && u != "init.scope")
-        .collect();
-    fs::create_dir_all(ORDER_DIR)?;
-    let lines: Vec<String> = after.iter().map(|u| format!("After={u}")).collect();
-    fs::write(Path::new(ORDER_DIR).join("50-order.conf"), format!("# Made by kup.\n[Unit]\n{}\n", lines.join("\n")))?;
-    systemd.reload()?;
-    systemd.start_and_wait(CHECKPOINT_UNIT, Duration::from_secs(30))
-}
-
 /// Starts the shutdown that ends in the kexec, as an administrator would.
 fn switch(paths: &Paths, systemd: &Systemd) -> Result<()> {
     let output = Command::new("systemctl").args(["--no-wall", "kexec"]).output().context("cannot start systemctl")?;
@@ -197,7 +201,7 @@ fn switch(paths: &Paths, systemd: &Systemd) -> Result<()> {
         return Ok(());
     }
     let reason = format!("systemctl kexec: {}", String::from_utf8_lossy(&output.stderr).trim());
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     if let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Armed) {
         undo::abort(paths, systemd, &mut record, &reason)?;
     }

@@ -25,7 +25,7 @@ pub fn assess(paths: &Paths) -> Result<()> {
     if let Some(record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) {
         memory::wait(&Systemd::connect()?, &record, MEMORY_WITHIN)?;
     }
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
         return Ok(());
     };
@@ -46,7 +46,7 @@ pub fn assess(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When the boot loader could not be set; the old kernel stays the default then.
 pub fn run(paths: &Paths) -> Result<()> {
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
         return Ok(());
     };

@@ -1,32 +1,31 @@
 //! The checkpoint: all units under one barrier, while the machine shuts down for a kexec. Runs as `ExecStop=` of
-//! `kup-checkpoint.service`, before anything else is stopped.
+//! `kup-checkpoint.service`, before anything is stopped that they need.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
 use super::precopy::Precopied;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, trial, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, order, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
+use crate::net::links::{self, LINKS};
 use crate::net::lock::{self, Connection, LockSpec};
+use crate::net::repair;
 use crate::paths::Paths;
 use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
 use crate::systemd::Systemd;
 use crate::unit::{self, UnitName};
-use crate::{boot, criu, faults, inspect};
+use crate::{boot, criu, faults, inspect, kernel};
 
 /// Target that systemd starts for `systemctl kexec`.
 pub(super) const KEXEC: &str = "kexec.target";
-/// How long others may hold the lock when the shutdown begins.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the file beside the images that says what is locked until they are restored.
 pub const NETLOCK: &str = "netlock.json";
 /// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
@@ -43,6 +42,10 @@ pub fn run(paths: &Paths) -> Result<()> {
     let Some(_lock) = lock_record(paths, kexec)? else { return Ok(()) };
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.state() != State::Armed {
+        // Whoever gave the update up meanwhile unloaded the kernel, and a kexec without one is a reboot.
+        if kexec && !kernel::kexec::loaded(paths)? {
+            order::call_off(&systemd, Some(&record));
+        }
         return Ok(());
     }
     if !kexec {
@@ -51,11 +54,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     }
     record.advance(Event::Shutdown, &paths.record())?;
     let Err(e) = checkpoint(paths, &systemd, &mut record) else { return Ok(faults::at("checkpoint.ended")?) };
-    // The shutdown is called off before anything else of it has happened: kup-checkpoint.service is stopped first.
-    if let Err(e) = systemd.cancel_jobs() {
-        tracing::error!("the shutdown cannot be called off: {e:#}");
-    }
-    undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))
+    undo::call_off(paths, &systemd, &mut record, &format!("{e:#}"))
 }
 
 /// The record's lock; none where whoever gives the update up holds it, and stops this unit: nothing is to be done then.
@@ -63,7 +62,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 /// The shutdown also kills `kup-update.service`, whose clean-up holds the lock for a moment: that one is waited for.
 fn lock_record(paths: &Paths, kexec: bool) -> Result<Option<Lock>> {
     if kexec {
-        return Lock::wait(&paths.lock(), PATIENCE).map(Some);
+        return Lock::wait(&paths.lock(), Lock::MOMENT).map(Some);
     }
     Ok(Lock::take(&paths.lock()).ok())
 }
@@ -76,6 +75,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let units: Vec<UnitName> = record.units_in(UnitState::Running).cloned().collect();
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
+    save_links(paths, &images);
     keep_systemd_calm(systemd, &units)?;
     let plans = units.iter().map(|u| plan(paths, systemd, u, record, &settings)).collect::<Result<Vec<_>>>()?;
     for plan in &plans {
@@ -161,12 +161,23 @@ pub(super) fn thaw_all(record: &Record) -> Result<()> {
     thawed.collect::<Vec<_>>().into_iter().collect()
 }
 
-/// Much may have been done to the machine since the update was armed: both kernels must be there, and a reset must still
-/// lead to the old one.
+/// A CRIU that was killed has not put back what it did to connections.
+pub(super) fn repair_all(record: &Record) {
+    for (name, unit) in record.units.iter().filter(|(_, u)| !u.cgroup.is_empty()) {
+        match repair::leave(Freezer::of(&unit.cgroup).dir()) {
+            0 => {}
+            n => tracing::warn!("{name}: {n} connections were left in repair mode, and go on"),
+        }
+    }
+}
+
+/// Much may have been done to the machine since the update was armed: both kernels must be there, one of them loaded, and a
+/// reset must still lead to the old one.
 fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
     if let Some(reason) = undo::lost_kernel(paths, record)? {
         bail!(reason);
     }
+    ensure!(kernel::kexec::loaded(paths)?, "the target kernel is not loaded any more");
     let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
     boot::holds(pin, paths, record.old_kernel())
 }
@@ -191,6 +202,17 @@ fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<Pat
     builder.create(&images)?;
     trust::only_ours(&images, &paths.state_dir())?;
     Ok(images)
+}
+
+/// Without them the restore waits until the network is configured anew.
+fn save_links(paths: &Paths, images: &Path) {
+    let save = || -> Result<()> {
+        let links = links::look(paths)?;
+        Ok(fs::write(images.join(LINKS), serde_json::to_vec(&links)?)?)
+    };
+    if let Err(e) = save() {
+        tracing::warn!("the restore will wait for the network: {e:#}");
+    }
 }
 
 /// A dump ends with the death of the main process: systemd is to take it as it is, without ExecStop= commands for a

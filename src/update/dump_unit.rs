@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::precopy::{self, Precopied};
-use super::{ExternalFile, UnitRecord, UnitState, carry, manifest, timers};
+use super::{ExternalFile, UnitRecord, UnitState, carry, huge, manifest, timers};
 use crate::criu::{Dump, Externals, PageError, PageServer, plain};
 use crate::inspect::{self, UnitProcs};
 use crate::sys::{self, freezer::Freezer};
@@ -136,6 +136,7 @@ impl Plan {
             bail!("its process {high} began after the update was armed; try the update again");
         }
         let files = self.external_files(procs, images)?;
+        huge::note(procs, images);
         Ok(UnitRecord {
             state: UnitState::Running,
             main_pid: self.status.main_pid,

@@ -49,6 +49,15 @@ pub fn verify(images: &Path, digest: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes the manifest from images that are no longer what it lists.
+///
+/// # Errors
+/// When it stays.
+pub fn remove(images: &Path) -> Result<()> {
+    let path = images.join(NAME);
+    fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
 fn collect(images: &Path, below: &Path, files: &mut Files) -> Result<()> {
     let dir = images.join(below);
     for entry in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {

@@ -7,9 +7,10 @@ use std::{io, process};
 
 use anyhow::{Context, Result, bail};
 use libsystemd::daemon::{NotifyState, notify};
+use nix::sys::signal::Signal;
 
 use super::restore_unit::is_placeholder;
-use super::{Record, UnitRecord, UnitState};
+use super::{Record, UnitRecord, UnitState, huge};
 use crate::criu::plain;
 use crate::pager::{Pager, Service, fdstore, socket};
 use crate::paths::Paths;
@@ -21,6 +22,8 @@ use crate::unit::UnitName;
 
 /// Exit code of a pager that is not to be started again (`RestartPreventExitStatus=`): its unit is dead.
 const LOST: i32 = 9;
+/// What a pager ends by, and is not started again (`SuccessExitStatus=`, `RestartPreventExitStatus=`).
+const END: Signal = Signal::SIGUSR1;
 const POLL: Duration = Duration::from_millis(50);
 
 /// Has somebody listen for the restore of `unit`.
@@ -31,9 +34,16 @@ pub fn listen(systemd: &Systemd, unit: &UnitName) -> Result<()> {
     systemd.start_and_wait(&pager_of(unit), Duration::from_secs(60)).context("nobody can bring its memory")
 }
 
-/// Nothing is to be brought to `unit` any more: its restore came to nothing.
+/// Nothing is to be brought to `unit` any more: its restore came to nothing. The pager's unit cannot be stopped
+/// (`RefuseManualStop=`), lest somebody does who does not know what waits for it.
 pub fn stop(systemd: &Systemd, unit: &UnitName) {
-    if let Err(e) = systemd.stop(&pager_of(unit)) {
+    let pager = pager_of(unit);
+    let runs = |active: &str| matches!(active, "activating" | "active");
+    let told = systemd.status(&pager).and_then(|status| match runs(&status.active) {
+        true => systemd.signal(&pager, END),
+        false => Ok(()),
+    });
+    if let Err(e) = told {
         tracing::warn!("{unit}: {e:#}");
     }
 }
@@ -116,13 +126,14 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         store: &fdstore::Systemd,
         lost: &|e| kill(unit, &cgroup, &e.to_string()),
         fillers: available_parallelism().map_or(1, Into::into),
-        huge: Vec::new(),
+        huge: huge::read(&images),
     };
     match pager.run(&service) {
         Ok(report) => tracing::info!(
-            "{unit} has all its memory: {} MiB, {} faults were served first",
+            "{unit} has all its memory: {} MiB, {} faults were served first, {} huge pages",
             report.filled >> 20,
-            report.faults
+            report.faults,
+            report.huge
         ),
         Err(e) => {
             tracing::error!("{unit}: {e}");
@@ -172,4 +183,18 @@ fn kill(unit: &UnitName, cgroup: &str, reason: &str) {
 
 fn pager_of(unit: &UnitName) -> String {
     format!("kup-pager@{unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a pager ends, and what systemd is to make of it, is said in two places.
+    #[test]
+    fn the_unit_knows_how_a_pager_ends() {
+        let unit = include_str!("../../units/kup-pager@.service");
+        let has = |line: &str| unit.lines().any(|l| l == line);
+        assert!(has(&format!("SuccessExitStatus={END}")) && has(&format!("RestartPreventExitStatus={LOST} {END}")));
+        assert!(has("RefuseManualStop=yes"));
+    }
 }

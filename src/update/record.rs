@@ -57,6 +57,9 @@ pub struct Record {
     /// Boot id of the boot in which units are restored, once there is one.
     #[serde(default)]
     pub restore_boot: Option<String>,
+    /// What the shutdown stops before the checkpoint, and what is started again where it is called off.
+    #[serde(default)]
+    pub ahead: Vec<String>,
     /// No process of the new boot may get a PID at or below it.
     pub pid_floor: u32,
     /// How the boot loader was pinned, so that it can be unpinned.
@@ -230,6 +233,7 @@ impl Record {
             wiped: false,
             handover: None,
             restore_boot: None,
+            ahead: Vec::new(),
             pid_floor: 0,
             pin: None,
             addresses: Vec::new(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::checkpoint::{KEXEC, kill_all};
-use super::{Lock, Record, State, trial, undo};
+use super::{Lock, Record, State, order, trial, undo};
 use crate::kernel;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -43,18 +43,29 @@ pub fn arming(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When something of it could not be put back.
 pub fn checkpoint(paths: &Paths) -> Result<()> {
-    let Some((_lock, mut record)) = left_behind(paths)? else { return Ok(()) };
     let systemd = Systemd::connect()?;
     let kexec = systemd.has_job(KEXEC)?;
+    // Where it is not even known what was checkpointed, the machine had better stay up.
+    let left = left_behind(paths).inspect_err(|_| {
+        if kexec {
+            order::call_off(&systemd, None);
+        }
+    });
+    let Some((_lock, mut record)) = left? else { return Ok(()) };
     match record.state() {
         State::Switching => {
             trial::begin(paths, &systemd, &record);
             kill_all(&record)
         }
-        State::Checkpointing => give_up(paths, &systemd, &mut record, "the checkpoint died before it was complete"),
-        State::Armed if kexec => give_up(paths, &systemd, &mut record, "the checkpoint did not begin"),
-        // Whoever gave the update up unloaded the kernel, and a kexec without one is a reboot.
-        _ if kexec && !kernel::kexec::loaded(paths)? => systemd.cancel_jobs(),
+        State::Checkpointing => {
+            undo::call_off(paths, &systemd, &mut record, "the checkpoint died before it was complete")
+        }
+        State::Armed if kexec => undo::call_off(paths, &systemd, &mut record, "the checkpoint did not begin"),
+        // As in checkpoint::run().
+        _ if kexec && !kernel::kexec::loaded(paths)? => {
+            order::call_off(&systemd, Some(&record));
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
@@ -68,11 +79,4 @@ fn left_behind(paths: &Paths) -> Result<Option<(Lock, Record)>> {
     let lock = Lock::wait(&paths.lock(), PATIENCE)?;
     let Some(record) = Record::load(&paths.record())? else { return Ok(None) };
     Ok((record.source_boot == kernel::boot_id(paths)?).then_some((lock, record)))
-}
-
-fn give_up(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
-    if let Err(e) = systemd.cancel_jobs() {
-        tracing::error!("the shutdown cannot be called off: {e:#}");
-    }
-    undo::abort(paths, systemd, record, reason)
 }

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 
 use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
-use super::{Event, Lock, Record, State, ThisBoot, UnitRecord, UnitState, bless, encryption, manifest, memory, trial};
+use super::{
+    Event, Lock, Record, State, ThisBoot, UnitRecord, UnitState, bless, encryption, manifest, memory, start, trial,
+};
 use crate::config::Settings;
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
@@ -24,7 +26,7 @@ use crate::{criu, faults, kernel, watchdog};
 /// error: it starts cold, and the record says why.
 pub fn run(paths: &Paths) -> Result<()> {
     let settings = Settings::load(paths)?;
-    let _lock = Lock::take(&paths.lock())?;
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     let back = match (ThisBoot::look(paths, &record)?, record.state()) {
         (ThisBoot::Restore, State::Switching) => false,
@@ -39,12 +41,15 @@ pub fn run(paths: &Paths) -> Result<()> {
     let systemd = Systemd::connect()?;
     // A reverse update is a way back as well: there is nowhere else to go.
     let last_chance = back || record.reverses.is_some();
-    start_all(&systemd, &record);
-    unlock_images(paths, &mut record, last_chance)?;
+    let units: Vec<UnitName> =
+        record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(n, _)| n.clone()).collect();
     thread::scope(|scope| {
+        scope.spawn(|| start::start_all(&systemd, &units));
         scope.spawn(criu::warm);
+        unlock_images(paths, &mut record, last_chance)?;
         verify_images(paths, &mut record);
-    });
+        Ok::<_, anyhow::Error>(())
+    })?;
     wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
     let phase = record.begin("restore");
     let resumed = RestoreAll::new(paths, &systemd, &settings, last_chance).run(&mut record)?;
@@ -108,16 +113,6 @@ fn begin(paths: &Paths, record: &mut Record, back: bool) -> Result<()> {
         unit.state = UnitState::Cold { reason: "the new kernel did not bring it back, and KUPFallback=none".into() };
     }
     Ok(record.advance(Event::OldKernel, &paths.record())?)
-}
-
-/// Has systemd build the sandboxes, while the network comes up. A unit need not be enabled: what ran before the switch
-/// runs after it.
-fn start_all(systemd: &Systemd, record: &Record) {
-    for (name, _) in record.units.iter().filter(|(_, u)| u.state.may_resume()) {
-        if let Err(e) = systemd.start(name.as_str()) {
-            tracing::error!("{name}: {e:#}");
-        }
-    }
 }
 
 /// Encrypted images are made readable. Where they cannot be, the other kernel may still manage to; after that they are as

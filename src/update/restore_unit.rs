@@ -38,21 +38,33 @@ pub struct Placeholder {
 }
 
 impl Placeholder {
-    /// Waits until systemd has built the sandbox and the placeholder pauses in it.
+    /// Waits until systemd has built the sandbox and the placeholder pauses in it. Where that came to nothing systemd
+    /// tries again, in the unit's turn: it may have been started before something was there that it needs.
     ///
     /// # Errors
     /// When the unit failed, or it is not there by `deadline`.
     pub fn wait(systemd: &Systemd, unit: &UnitName, deadline: Instant) -> Result<Self> {
+        let mut again = false;
         loop {
-            let status = systemd.status(unit.as_str())?;
-            if let Some(placeholder) = Self::of(&status)? {
-                return Ok(placeholder);
-            }
-            if status.active == "failed" {
-                bail!("its sandbox could not be built; see 'journalctl -u {unit}'");
+            let (active, queued) = systemd.activity(unit.as_str())?;
+            match active.as_str() {
+                "failed" | "inactive" if !queued && again => {
+                    bail!("its sandbox could not be built; see 'journalctl -u {unit}'");
+                }
+                "failed" | "inactive" if !queued => {
+                    tracing::warn!("{unit}: systemd has not built its sandbox ({active}); it tries again");
+                    systemd.start(unit.as_str())?;
+                    again = true;
+                }
+                "activating" | "active" => {
+                    if let Some(placeholder) = Self::of(&systemd.status(unit.as_str())?)? {
+                        return Ok(placeholder);
+                    }
+                }
+                _ => {}
             }
             if Instant::now() > deadline {
-                bail!("systemd had not started it in time (it is {})", status.active);
+                bail!("systemd had not started it in time (it is {active})");
             }
             std::thread::sleep(POLL);
         }

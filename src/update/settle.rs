@@ -14,7 +14,7 @@ use crate::systemd::Systemd;
 /// # Errors
 /// When the record cannot be read or written, or the way back cannot be begun.
 pub fn run(paths: &Paths) -> Result<()> {
-    let lock = Lock::take(&paths.lock())?;
+    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.state().is_final() {
         return if record.wiped { Ok(()) } else { bless::finish(paths, &mut record) };

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Event, Record, bless, checkpoint, trial};
+use super::{Event, Record, bless, checkpoint, order, trial};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::{boot, kernel, net};
 
-/// The unit that is stopped first in a shutdown, and checkpoints while it is.
+/// The unit that checkpoints while it is stopped in a shutdown.
 pub const CHECKPOINT_UNIT: &str = "kup-checkpoint.service";
-/// Directory of the drop-in that orders it behind everything that runs.
+/// Directory of the drop-in that gives it its turn.
 pub const ORDER_DIR: &str = "/run/systemd/system/kup-checkpoint.service.d";
 
 /// Aborts the update: network unlocked, kernel unloaded, boot loader as before, images and drop-ins gone. Goes on when
@@ -30,6 +30,7 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
         }
     };
     checkpoint::void_all(paths, record);
+    checkpoint::repair_all(record);
     step("units stay frozen", checkpoint::thaw_all(record));
     step("the network stays locked", net::lock::unlock());
     step("the watchdog stays prepared", trial::undo(paths, systemd, record));
@@ -41,6 +42,18 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
     record.advance(Event::Abort, &paths.record())?;
     step("images or the history's line", bless::finish(paths, record));
     if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("{}", failures.join("; "))) }
+}
+
+/// Aborts the update in the middle of the shutdown: that is called off, and what it has stopped is started again, behind the
+/// preserved services.
+///
+/// # Errors
+/// As [`abort`].
+pub fn call_off(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
+    order::call_off(systemd, None);
+    let aborted = abort(paths, systemd, record, reason);
+    order::start_again(systemd, record);
+    aborted
 }
 
 /// Which kernel, or initrd, that the update needs was removed, as a reason to give it up. apt's autoremove spares the

@@ -17,7 +17,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::{BootLoader, command, read, waits};
+use super::{BootLoader, read, waits};
+use crate::command;
 use crate::kernel;
 use crate::paths::Paths;
 use crate::preflight::Finding;

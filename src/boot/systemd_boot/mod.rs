@@ -16,7 +16,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{BootLoader, command, efi};
+use super::{BootLoader, efi};
+use crate::command;
 use crate::paths::Paths;
 use crate::preflight::Finding;
 use crate::update::Pin;

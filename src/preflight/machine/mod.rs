@@ -4,18 +4,19 @@ mod boot;
 mod criu;
 mod encryption;
 mod kexec;
+mod memory;
 mod packages;
 mod space;
 mod system;
 mod target;
 mod watchdog;
 
-use super::{Finding, Report};
+use super::{Finding, Needs, Report};
 use crate::config::Settings;
 use crate::paths::Paths;
 
-/// Asks every question; `space` is what the images of all units take, in bytes.
-pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, space: u64, report: &mut Report) {
+/// Asks every question; `needs` are those of all units.
+pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, needs: &Needs, report: &mut Report) {
     let running = match crate::kernel::running(paths) {
         Ok(running) => running,
         Err(e) => {
@@ -29,7 +30,8 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, space: u64
     report.machine.extend(kexec::ask(paths));
     report.machine.extend(boot::ask(paths));
     report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
-    report.machine.extend(space::ask(paths, settings, space));
+    report.machine.extend(space::ask(paths, settings, needs.images));
+    report.machine.extend(memory::ask(paths, settings, needs, target.as_deref()));
     if settings.encryption {
         report.machine.extend(encryption::ask(paths));
     }

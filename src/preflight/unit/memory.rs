@@ -17,6 +17,13 @@ pub fn ask(view: &View) -> Vec<Finding> {
         let message = "a tracer has put probes (uprobes) into its code";
         found.push(Finding::blocker("memory.uprobes", message).fix("end the tracer (perf, bpftrace) and restart it"));
     }
+    // What is not there would not be in the image either.
+    let missing = procs.missing().div_ceil(1 << 20);
+    if missing > 0 {
+        let message = format!("up to {missing} MiB of its memory are still on their way from the last update");
+        let fix = format!("wait until 'systemctl status kup-pager@{}' shows that its pager has ended", view.unit.name);
+        found.push(Finding::blocker("memory.missing", message).fix(fix));
+    }
     let sum = |size: fn(&crate::inspect::Memory) -> u64| procs.processes.iter().map(|p| size(&p.memory)).sum::<u64>();
     let huge = sum(|m| m.hugetlb) >> 20;
     if huge > 0 {
@@ -52,5 +59,8 @@ mod tests {
         let mut unit = Unit::new();
         unit.main().memory = Memory { hugetlb: 4 << 20, locked: 2 << 20, ..Memory::default() };
         assert_eq!(unit.ids(ask), ["memory.hugetlb", "memory.eager"]);
+        let mut unit = Unit::new();
+        unit.main().memory = Memory { missing: 1, ..Memory::default() };
+        assert_eq!(unit.ids(ask), ["memory.missing"]);
     }
 }

@@ -1,6 +1,8 @@
 //! What the kernel and systemd say about processes and sockets.
 
-use kup::fuzz::{anonymous, answered, answers, cpus, directory, fdinfo, inet, maps, stat, status, timer, transformed};
+use kup::fuzz::{
+    anonymous, answered, answers, cpus, directory, fdinfo, inet, maps, smaps, stat, status, timer, transformed,
+};
 use kup::inspect::{Mapping, Memory, Mounts, Process, Protocol, Service};
 
 /// A file of /proc, of tmpfiles.d, or what `systemctl show` prints: every parser takes any of them.
@@ -9,6 +11,7 @@ pub fn proc(data: &[u8]) {
     for (map, ..) in maps(text) {
         mapping(&map);
     }
+    assert!(smaps(text).iter().all(|area| area.start <= area.end));
     mounts(&Mounts::parse(text));
     Memory::parse(text).image_size();
     process(text);

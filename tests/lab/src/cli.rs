@@ -1,8 +1,12 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+/// Minutes. The whole test is to take less than an hour, also where a machine is several times slower than usual.
+const WITHIN: u64 = 45;
 
 /// Runs kup in a real Debian virtual machine.
 #[derive(Debug, Parser)]
@@ -48,6 +52,10 @@ pub struct TestArgs {
     /// Machines at a time [default: 2, on a single core 1]
     #[arg(long)]
     pub jobs: Option<usize>,
+    /// Minutes after which no scenario is begun any more, but those that matter most [default: 45 where neither a name
+    /// nor --all is given]
+    #[arg(long, value_name = "MINUTES")]
+    pub within: Option<u64>,
     /// Stop at the first failure and leave its machine running (see `cargo lab vm`)
     #[arg(long)]
     pub keep: bool,
@@ -58,6 +66,12 @@ impl TestArgs {
     pub fn jobs(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.jobs.unwrap_or(cores.min(2)).max(1)
+    }
+
+    /// How long scenarios are begun; `None` without an end.
+    pub fn within(&self) -> Option<Duration> {
+        let unasked = (self.names.is_empty() && !self.all).then_some(WITHIN);
+        self.within.or(unasked).map(|minutes| Duration::from_secs(60 * minutes))
     }
 }
 

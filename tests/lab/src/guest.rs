@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::runner::context::Ctx;
-use crate::vm::{BOOT_LIMIT, Vm};
+use crate::vm::{BOOT_LIMIT, SLOWEST, Vm};
 
 /// How long an update may take until its new boot is there.
 const UPDATE_LIMIT: Duration = Duration::from_secs(600);
@@ -135,6 +135,7 @@ pub fn other_kernel(ctx: &Ctx) -> Result<String> {
 
 /// Waits until `holds`, for at most `limit`.
 pub fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let limit = limit * SLOWEST;
     let deadline = Instant::now() + limit;
     while !holds() {
         ensure!(Instant::now() < deadline, "{what}: not within {limit:.0?}");

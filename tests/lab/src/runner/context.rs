@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::table::Table;
 use crate::image::About;
-use crate::vm::Vm;
+use crate::vm::{SLOWEST, Vm};
 
 /// A scenario's surroundings.
 #[derive(Debug)]
@@ -102,6 +102,7 @@ impl Ctx {
 
     /// Tries again and again until it works; the last error is the reason when it never does.
     pub fn eventually<T>(&mut self, limit: Duration, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        let limit = limit * SLOWEST;
         let deadline = Instant::now() + limit;
         loop {
             match attempt(self) {

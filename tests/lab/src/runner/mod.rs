@@ -9,6 +9,7 @@ pub mod rundir;
 pub mod table;
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 
@@ -25,10 +26,11 @@ pub fn test(args: &TestArgs) -> Result<u8> {
     }
     let chosen = choose(args)?;
     let report = Report::default();
+    let until = args.within().map(|time| Instant::now() + time);
     if args.names.is_empty() && !args.keep {
         checks::run(&report)?;
     }
-    let options = Options { jobs: args.jobs(), keep: args.keep, ..Options::default() };
+    let options = Options { jobs: args.jobs(), keep: args.keep, until, ..Options::default() };
     pool::run(&chosen, options, &report)?;
     Ok(report.finish())
 }

@@ -19,11 +19,15 @@ use crate::image::{Firmware, Image};
 use crate::interactive::prepare_host;
 use crate::paths;
 use crate::ready::{self, STAGED};
-use crate::scenario::Scenario;
+use crate::scenario::{self, Scenario};
 use crate::vm::{Spec, Vm, detached, namespace};
 
 /// No scenario takes that long (the tables of faults are the longest); one that does hangs.
 const LIMIT: Duration = Duration::from_secs(80 * 60);
+/// The same where time is short.
+const SHORT_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// How much of the console of a machine that hangs is shown, lines.
+const SHOWN: usize = 40;
 
 /// How to run.
 #[derive(Debug, Clone, Copy)]
@@ -34,13 +38,15 @@ pub struct Options {
     pub keep: bool,
     /// Are steps told on the terminal?
     pub aloud: bool,
+    /// When nothing is begun any more that is not of the core; `None`: never.
+    pub until: Option<Instant>,
     /// Memory of a machine in MiB.
     pub memory: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { jobs: 1, keep: false, aloud: false, memory: 2048 }
+        Self { jobs: 1, keep: false, aloud: false, until: None, memory: 2048 }
     }
 }
 
@@ -94,7 +100,10 @@ pub fn run(scenarios: &[&'static Scenario], options: Options, report: &Report) -
             })
             .collect();
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|panic| anyhow!("{}", words(&*panic)))?)
-    })
+    })?;
+    let left = pool.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.not_run(&left.iter().map(|scenario| scenario.name).collect::<Vec<_>>());
+    Ok(())
 }
 
 /// Makes the saved states that scenarios start from, on one disk.
@@ -126,11 +135,14 @@ impl Pool<'_> {
             };
             let mut ctx = ctx.with_context(|| format!("no machine for {}", scenario.name))?;
             ctx.begin(dir.clone());
-            let console_from = ctx.vm.serial_log().len();
+            let (console, console_from) = (ctx.vm.spec().serial(), ctx.vm.serial_log().len());
+            let limit = if self.options.until.is_some() { SHORT_LIMIT } else { LIMIT };
             let netns = ctx.vm.peer().name().to_owned();
-            let Some((ctx, result)) = run_limited(scenario, ctx) else {
+            let Some((ctx, result)) = run_limited(scenario, ctx, limit) else {
                 namespace::clear(&netns)?;
-                self.report.failed(scenario.name, &format!("did not end within {LIMIT:?}; logs in {}", dir.display()));
+                fs::copy(&console, dir.join("console.txt"))?;
+                self.report.failed(scenario.name, &format!("did not end within {limit:?}; logs in {}", dir.display()));
+                self.report.said(last_lines(&String::from_utf8_lossy(&fs::read(console)?), SHOWN));
                 continue;
             };
             match result {
@@ -159,7 +171,10 @@ impl Pool<'_> {
     }
 
     fn next(&self) -> Option<&'static Scenario> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let core = |scenario: &Scenario| scenario::ALL[..scenario::CORE].iter().any(|s| s.name == scenario.name);
+        let late = self.options.until.is_some_and(|until| Instant::now() > until);
+        queue.pop_front_if(|scenario| !late || core(scenario))
     }
 
     /// A machine started from the prepared state.
@@ -183,14 +198,14 @@ impl Pool<'_> {
 }
 
 /// Runs a scenario on a thread of its own; `None` when it does not come back.
-fn run_limited(scenario: &'static Scenario, mut ctx: Ctx) -> Option<(Ctx, Result<()>)> {
+fn run_limited(scenario: &'static Scenario, mut ctx: Ctx, limit: Duration) -> Option<(Ctx, Result<()>)> {
     let (done, result) = mpsc::channel();
     std::thread::spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut ctx)));
         let result = result.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", words(&*panic))));
         done.send((ctx, result)).ok();
     });
-    result.recv_timeout(LIMIT).ok()
+    result.recv_timeout(limit).ok()
 }
 
 fn keep(ctx: Ctx, dir: &Path) -> Result<()> {
@@ -205,6 +220,11 @@ fn fresh_dir(dir: &Path) -> Result<()> {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     paths::ensure(dir)
+}
+
+fn last_lines(text: &str, count: usize) -> &str {
+    let from = text.rmatch_indices('\n').nth(count).map_or(0, |(at, _)| at + 1);
+    &text[from..]
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {

@@ -33,6 +33,13 @@ impl Report {
         words.lines().for_each(|line| println!("   | {line}"));
     }
 
+    /// Says what there was no time for.
+    pub fn not_run(&self, names: &[&str]) {
+        if !names.is_empty() {
+            println!("not run for want of time, `cargo lab test NAME...` does: {}", names.join(" "));
+        }
+    }
+
     /// Adds results that another program has counted and shown.
     pub fn add(&self, passed: u32, failed: u32) {
         self.passed.fetch_add(passed, Ordering::Relaxed);

@@ -32,6 +32,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let services = fill(ctx, KEYS)?;
     apt_in_progress(ctx)?;
     two_updates(ctx)?;
+    given_up_as_it_switches(ctx)?;
     let clients = Clients::connect(ctx, KEYS)?;
     ctx.step("a mark is taken away while the update is armed");
     ctx.vm.ssh("kup release memcached")?;
@@ -52,6 +53,29 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     expect_running(ctx, &services)?;
     verify(ctx, KEYS)?;
     expect_no_leftovers(ctx)
+}
+
+/// The shutdown waits for whoever gives the update up, and is called off then: no service ends.
+fn given_up_as_it_switches(ctx: &mut Ctx) -> Result<()> {
+    ctx.step("systemctl kexec while the update is being given up");
+    let (boot, services) = (ctx.vm.boot_id()?, UNITS.map(|unit| guest::service(&ctx.vm, unit)));
+    // As soon as the lock is held. systemctl itself would see that no kernel is loaded.
+    let both = "kup abort & while flock -n /run/kup/lock true; do sleep 0.01; done; \
+                systemctl start --no-block --job-mode=replace-irreversibly kexec.target; wait";
+    ctx.vm.try_ssh(both, LIMIT)?;
+    ctx.eventually(LIMIT, |ctx| {
+        ensure!(guest::state(&ctx.vm)? == "aborted", "the update is {}", guest::state(&ctx.vm)?);
+        let jobs = ctx.vm.ssh("systemctl list-jobs --no-legend --plain")?;
+        ensure!(jobs.trim().is_empty(), "jobs are queued: {jobs}");
+        Ok(())
+    })?;
+    ensure!(ctx.vm.boot_id()? == boot, "the machine went down");
+    for (unit, before) in UNITS.iter().zip(services) {
+        ensure!(guest::service(&ctx.vm, unit)? == before?, "{unit} is another than before");
+    }
+    let out = ctx.vm.try_ssh("kup update --yes --stage-only", LIMIT)?;
+    ensure!(out.ok(), "the next update cannot be armed: {}", out.stderr);
+    Ok(())
 }
 
 fn apt_in_progress(ctx: &mut Ctx) -> Result<()> {

@@ -27,21 +27,25 @@ const KEYS: Keys = Keys { count: 2 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(300);
 /// Kills the first CRIU at work, which calls itself so then. Not a pre-dump: without one the update goes on.
 const KILL: &str = "until pkill -KILL -f \"(^|[^-])(dump|restore) --rp[c]\"; do sleep 0.02; done";
+/// The same, once CRIU has paused a connection.
+const KILL_PAUSED: &str = "until grep -qs \"Turning repair on\" /var/lib/kup/images/*/*/dump.log; do sleep 0.01; done; \
+    pkill -KILL -f \"(^|[^-])dump --rp[c]\"";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
-    dump(ctx)?;
+    dump(ctx, KILL)?;
+    dump(ctx, KILL_PAUSED)?;
     kupd(ctx)?;
     restore(ctx)
 }
 
 /// Every unit goes on as if nothing had happened.
-fn dump(ctx: &mut Ctx) -> Result<()> {
+fn dump(ctx: &mut Ctx, killer: &str) -> Result<()> {
     let services = fill(ctx, KEYS)?;
     let clients = Clients::connect(ctx, KEYS)?;
     let boot = ctx.vm.boot_id()?;
     ctx.step("CRIU is killed while it dumps");
     ctx.vm.ssh("kup update --yes --stage-only")?;
-    ctx.vm.ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-killer sh -c '{KILL}'"))?;
+    ctx.vm.ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-killer sh -c '{killer}'"))?;
     ctx.vm.ssh("systemctl kexec")?;
     let record = guest::wait_ended(ctx, LIMIT)?;
     ensure!(record["state"] == "aborted", "the update is {}", record["state"]);

@@ -11,10 +11,12 @@ mod encryption;
 mod fallback;
 mod faults;
 mod killed;
+mod large;
 mod package;
 mod packages;
 mod pager;
 mod pager_users;
+mod plain;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -48,37 +50,41 @@ pub struct Scenario {
     pub run: fn(&mut Ctx) -> Result<()>,
 }
 
-/// All of them, in the order in which they are run.
+/// How many of [`ALL`] are run however long they take; those behind them only while there is time.
+pub const CORE: usize = 5;
+/// All of them, in the order in which they are run: what matters most comes first.
 pub const ALL: &[Scenario] = &[
-    boot::SCENARIO,
-    package::SCENARIO,
     update::SCENARIO,
+    abort::SCENARIO,
+    package::SCENARIO,
+    fallback::PANIC,
+    units::SCENARIO,
     thrice::SCENARIO,
     confinement::SCENARIO,
-    afterwards::SCENARIO,
-    abort::SCENARIO,
-    units::SCENARIO,
     refuse::SCENARIO,
+    fallback::HEALTH,
     restore_failure::SCENARIO,
-    dbus::SCENARIO,
     automatic::SCENARIO,
-    packages::SCENARIO,
+    afterwards::SCENARIO,
     with_libc::SCENARIO,
+    packages::SCENARIO,
+    dbus::SCENARIO,
+    boot::SCENARIO,
     systemd_boot::SCENARIO,
-    fallback::PANIC,
     fallback::HANG_KERNEL,
     fallback::HANG_PID1,
     fallback::STUCK,
     fallback::POWER_CUT,
     fallback::SYSTEMD_BOOT_PANIC,
-    fallback::HEALTH,
     fallback::NO_LOOP,
     resume_once::SCENARIO,
     concurrent::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
+    large::SCENARIO,
     pager::SCENARIO,
     pager_users::SCENARIO,
+    plain::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     soak::SCENARIO,

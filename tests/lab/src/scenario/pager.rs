@@ -26,12 +26,12 @@ pub const SCENARIO: Scenario = Scenario {
 const KEYS: Keys = Keys { count: 32 << 10, size: 8 << 10 };
 const UNIT: &str = "memcached.service";
 
-/// Waits for the moment when tasks run, then kills memcached's pager so many times.
-fn killer(times: u32) -> String {
+/// Waits for the moment when tasks run, then kills memcached's pager so many times by this signal.
+fn killer(times: u32, signal: &str) -> String {
     format!(
         "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine=kup.txn\nBefore=kup-restore.service\n\
          [Service]\nExecStart=/bin/sh -c 'until grep -q \\'\"resumed\"\\' /etc/kup/record.json; do sleep 0.02; done; \
-         for n in $(seq {times}); do until pkill -KILL -f \"kup-worker pager memcache[d]\"; do sleep 0.01; \
+         for n in $(seq {times}); do until pkill -{signal} -f \"kup-worker pager memcache[d]\"; do sleep 0.01; \
          systemctl -q is-active kup-assess.service && exit; done; echo killed; done'\n\
          [Install]\nWantedBy=kup-restore.service\n"
     )
@@ -42,8 +42,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     always(ctx)
 }
 
-fn install(ctx: &mut Ctx, times: u32) -> Result<()> {
-    ctx.vm.put_bytes(killer(times).as_bytes(), "/etc/systemd/system/lab-killer.service")?;
+fn install(ctx: &mut Ctx, times: u32, signal: &str) -> Result<()> {
+    ctx.vm.put_bytes(killer(times, signal).as_bytes(), "/etc/systemd/system/lab-killer.service")?;
     ctx.vm.ssh("systemctl daemon-reload && systemctl enable lab-killer.service").map(drop)
 }
 
@@ -52,19 +52,21 @@ fn killed(ctx: &mut Ctx) -> Result<usize> {
 }
 
 fn once(ctx: &mut Ctx) -> Result<()> {
-    ctx.step("it is killed once");
-    install(ctx, 1)?;
+    ctx.step("it is killed once, as somebody would who wants it to end");
+    install(ctx, 1, "TERM")?;
     update_filled(ctx, KEYS)?;
     ensure!(killed(ctx)? == 1, "it was not killed");
     let restarts = ctx.vm.ssh("journalctl -b -u kup-pager@memcached.service -o cat")?;
     ensure!(restarts.contains("Scheduled restart job"), "it was not started again: {restarts}");
+    let stop = ctx.vm.try_ssh("systemctl stop kup-pager@memcached.service", BOOT_LIMIT)?;
+    ensure!(!stop.ok() && stop.stderr.contains("refused"), "it can be stopped: {} {}", stop.code, stop.stderr);
     expect_no_leftovers(ctx)
 }
 
 /// The unit is ended before it reads zeros; that is a unit that did not stay up, so that the update is taken back.
 fn always(ctx: &mut Ctx) -> Result<()> {
     ctx.step("it is killed whenever it is started");
-    install(ctx, 1000)?;
+    install(ctx, 1000, "KILL")?;
     let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
     let boot = ctx.vm.boot_id()?;
     let _ = ctx.vm.try_ssh(&format!("kup update --yes --target {old}"), Duration::from_secs(300));

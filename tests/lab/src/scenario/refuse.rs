@@ -224,6 +224,8 @@ fn expect_refused(ctx: &mut Ctx, target: &str, options: &str, units: &BTreeSet<S
         ensure!(named == units.contains(&unit), "{unit} is {}named: {reason}", if named { "" } else { "not " });
     }
     ensure!(ctx.vm.try_ssh("kup status", LIMIT)?.code == 3, "kup status does not tell that it was refused");
+    let failed = ctx.vm.ssh("systemctl list-units --failed --no-legend --plain 'kup*'")?;
+    ensure!(failed.trim().is_empty(), "a refusal leaves failed units: {failed}");
     Ok(())
 }
 

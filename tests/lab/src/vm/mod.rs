@@ -34,6 +34,9 @@ pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// How long an ordinary command in the guest may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
+/// Limits are written down for a machine of usual speed; a loaded one is this many times slower at times.
+pub const SLOWEST: u32 = 3;
+
 /// What is needed to start a machine.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -126,7 +129,7 @@ impl Vm {
 
     /// Runs a command with a deadline; its exit code is for the caller to judge. 255 is ssh's own: no connection.
     pub fn try_ssh(&self, command: &str, limit: Duration) -> Result<Output> {
-        self.ssh.run(command, None, limit)
+        self.ssh.run(command, None, limit * SLOWEST)
     }
 
     /// Copies a file or directory into the guest.
@@ -138,7 +141,7 @@ impl Vm {
     pub fn put_bytes(&self, bytes: &[u8], remote: &str) -> Result<()> {
         let path = crate::sh::quote(remote);
         let command = format!("mkdir -p \"$(dirname {path})\" && cat >{path}");
-        let out = self.ssh.run(&command, Some(bytes), COMMAND_LIMIT)?;
+        let out = self.ssh.run(&command, Some(bytes), COMMAND_LIMIT * SLOWEST)?;
         crate::sh::check(&command, out)?;
         Ok(())
     }

@@ -1,0 +1,93 @@
+//! Addresses and routes of links over the switch, so that a restore need not wait for systemd-networkd.
+//!
+//! Only of links that networkd has configured with addresses that do not expire: it finds them as it would have made them,
+//! and keeps them. What comes from a server (DHCP, router advertisements) it would take away and ask for again.
+
+mod shown;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::command::feed;
+use crate::paths::Paths;
+use shown::{Shown, links, parse};
+
+/// Name of the file beside the images that holds the links.
+pub const LINKS: &str = "links.json";
+/// A link, and how it is put back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Its name, such as `eth0`.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: String,
+    /// Lines for `ip -batch`.
+    pub batch: Vec<String>,
+}
+
+/// The links of this network namespace that can be put back.
+///
+/// # Errors
+/// When ip(8) is not installed, or its words make no sense.
+pub fn look(paths: &Paths) -> Result<Vec<Link>> {
+    let states = paths.at("/run/systemd/netif/links");
+    let managed = |index: u32| is_managed(&fs::read_to_string(states.join(index.to_string())).unwrap_or_default());
+    let routes = |family| ip(&["-j", family, "route"], "");
+    links(&ip(&["-j", "address"], "")?, &routes("-4")?, &routes("-6")?, &managed)
+}
+
+/// Puts back those of `links` that are there, by name and hardware address, and that nobody has brought up. What cannot be
+/// put back is networkd's to do.
+///
+/// # Errors
+/// When ip(8) is not installed, or refuses a line; the others hold.
+pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
+    let present: Vec<Shown> = parse(&ip(&["-j", "address"], "")?)?;
+    let is_there = |link: &Link| {
+        let same = |p: &Shown| p.ifname == link.name && p.address == link.mac && !p.flags.iter().any(|f| f == "UP");
+        present.iter().any(same)
+    };
+    let (there, missing): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| is_there(link));
+    for link in missing {
+        tracing::info!("{} is not there yet, or up already: it is left to networkd", link.name);
+    }
+    for link in &there {
+        // As networkd has it: the kernel is not to take addresses from routers by itself.
+        let accept = paths.at(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
+        if let Err(e) = fs::write(&accept, "0") {
+            tracing::debug!("{}: {e}", accept.display());
+        }
+    }
+    let batch: Vec<&str> = there.iter().flat_map(|link| &link.batch).map(String::as_str).collect();
+    if !batch.is_empty() {
+        ip(&["-force", "-batch", "-"], &(batch.join("\n") + "\n"))?;
+    }
+    Ok(())
+}
+
+/// Reads what was saved at `path`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn load(path: &Path) -> Result<Vec<Link>> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+}
+
+fn ip(args: &[&str], input: &str) -> Result<String> {
+    let output = feed(Command::new("ip").args(args), input.as_bytes()).context("the package iproute2 has ip")?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+/// networkd's state of a link (networkctl(1), ADMIN_STATE).
+fn is_managed(state: &str) -> bool {
+    state.lines().any(|line| line == "ADMIN_STATE=configured")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use super::*;
+
+type Condition = (&'static str, bool, bool, &'static str, i32);
+
+fn own<'a>(value: impl Into<Variant<'a>>) -> OwnedVariant {
+    OwnedVariant::try_from(value.into()).unwrap()
+}
+
+/// A unit as most are: with settings that are empty, or whose effect is there from the beginning.
+fn plain() -> (Properties, Properties) {
+    let none = Vec::<String>::new;
+    let conditions: Vec<Condition> = vec![("ConditionFileIsExecutable", false, false, "/usr/sbin/nginx", 0)];
+    let unit = [
+        ("BindsTo", own(none())),
+        ("After", own(vec!["sysinit.target", "network.target", "-.mount", "system.slice"])),
+        ("StopWhenUnneeded", own(false)),
+        ("Conditions", own(conditions)),
+    ];
+    let service = [
+        ("DynamicUser", own(false)),
+        ("PAMName", own("")),
+        ("ReadWritePaths", own(vec!["-/var/lib/redis", "-/run/redis", "-/run/redis/x"])),
+        ("InaccessiblePaths", own(vec!["/run/there"])),
+        ("BindPaths", own(Vec::<(String, String, bool, u64)>::new())),
+        ("RuntimeDirectory", own(vec!["redis"])),
+    ];
+    let named = |(name, value): (&str, OwnedVariant)| (name.to_owned(), value);
+    (unit.into_iter().map(named).collect(), service.into_iter().map(named).collect())
+}
+
+fn why(change: impl FnOnce(&mut Properties, &mut Properties)) -> Option<String> {
+    let (mut unit, mut service) = plain();
+    change(&mut unit, &mut service);
+    late(&unit, &service, &|path| path == "/run/there")
+}
+
+fn condition(kind: &'static str, word: &'static str) -> Option<String> {
+    let conditions: Vec<Condition> = vec![(kind, false, false, word, 0)];
+    why(|unit, _| drop(unit.insert("Conditions".into(), own(conditions))))
+}
+
+#[test]
+fn a_common_unit_starts_ahead() {
+    assert_eq!(why(|_, _| ()), None);
+    assert_eq!(why(|unit, service| (unit.clear(), service.clear()).1), None, "an old systemd knows less");
+    assert_eq!(condition("ConditionArchitecture", "x86-64"), None);
+}
+
+#[test]
+fn what_has_to_wait_for_its_turn() {
+    for (interface, name) in LATE {
+        let set = why(|unit, service| {
+            let properties = if interface == I_UNIT { unit } else { service };
+            properties.insert(name.into(), own(vec!["something"]));
+        });
+        assert_eq!(set, Some(format!("it has {name}=")));
+    }
+    assert_eq!(why(|_, s| drop(s.insert("DynamicUser".into(), own(true)))).unwrap(), "it has DynamicUser=");
+    let kinds =
+        [("ConditionPathExists", "/run/x"), ("ConditionPathIsMountPoint", "/usr/x"), ("ConditionACPower", "true")];
+    for (kind, word) in kinds {
+        assert_eq!(condition(kind, word), Some(format!("its {kind}= may not hold yet")));
+    }
+}
+
+#[test]
+fn paths_that_something_else_makes() {
+    let missing = |path: &str| Some(format!("its sandbox is to have {path}, which is not there yet"));
+    let paths = |name: &str, path: &str| why(|_, s| drop(s.insert(name.into(), own(vec![path]))));
+    assert_eq!(paths("ReadWritePaths", "-/run/other"), missing("/run/other"));
+    assert_eq!(paths("NoExecPaths", "/tmp/x"), missing("/tmp/x"));
+    assert_eq!(paths("ReadOnlyPaths", "/runner"), None);
+    let bind = |from: &str| {
+        let list: Vec<(&str, &str, bool, u64)> = vec![(from, "/mnt", false, 0)];
+        why(|_, s| drop(s.insert("BindReadOnlyPaths".into(), own(list))))
+    };
+    assert_eq!(bind("/run/other"), missing("/run/other"));
+    assert_eq!(bind("/srv/other"), None);
+}
+
+#[test]
+fn what_is_waited_for() {
+    let awaited = ["-.mount", "srv.mount", "srv.automount", "postgresql.service", "docker.socket", "dev-sda.device"];
+    assert!(awaited.iter().all(|u| is_awaited(u)));
+    let not = ["network.target", "system.slice", "systemd-networkd.service", "kup-restore.service", "x.timer"];
+    assert!(!not.iter().any(|u| is_awaited(u)));
+}
