@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
 
-use super::{I_SERVICE, I_UNIT, Systemd, path_of};
+use super::{I_SERVICE, I_UNIT, Systemd};
 
 /// When a placeholder may start while the machine boots.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -174,7 +174,7 @@ impl Pool<'_> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let core = |scenario: &Scenario| scenario::ALL[..scenario::CORE].iter().any(|s| s.name == scenario.name);
         let late = self.options.until.is_some_and(|until| Instant::now() > until);
-        queue.pop_front_if(|scenario| !late || core(scenario))
+        queue.front().is_some_and(|scenario| !late || core(scenario)).then(|| queue.pop_front())?
     }
 
     /// A machine started from the prepared state.
