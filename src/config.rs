@@ -39,9 +39,9 @@ impl Mode {
 #[serde(rename_all = "kebab-case")]
 pub enum Initrd {
     /// One with what this machine needs, where it can be built.
-    #[default]
     Small,
     /// The distribution's.
+    #[default]
     Stock,
 }
 
@@ -72,7 +72,7 @@ pub struct Settings {
     pub boot_timeout_sec: u64,
     /// `Encryption`: are images encrypted with a key that goes to the new kernel in memory? Default false.
     pub encryption: bool,
-    /// `Initrd`: what the target kernel begins with. Default `"small"`.
+    /// `Initrd`: what the target kernel begins with. Default `"stock"`.
     pub initrd: Initrd,
     /// `KernelArguments`: words that are added to the target kernel's command line, separated by spaces. Default `""`.
     pub kernel_arguments: String,
@@ -92,7 +92,7 @@ impl Default for Settings {
             fallback: Fallback::Disk,
             boot_timeout_sec: 240,
             encryption: false,
-            initrd: Initrd::Small,
+            initrd: Initrd::Stock,
             kernel_arguments: String::new(),
         }
     }
@@ -284,7 +284,7 @@ mod tests {
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
             (
                 "/run/kup/kup.toml",
-                "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\nEncryption = true\nInitrd = \"stock\"\n",
+                "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\nEncryption = true\nInitrd = \"small\"\n",
             ),
         ]);
         let want = Settings {
@@ -300,7 +300,7 @@ mod tests {
             fallback: Fallback::None,
             boot_timeout_sec: 9,
             encryption: true,
-            initrd: Initrd::Stock,
+            initrd: Initrd::Small,
         };
         assert_eq!(want.ghost_limit_bytes(), 4095 << 20);
         assert_eq!(settings, Ok(want));

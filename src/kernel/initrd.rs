@@ -15,7 +15,7 @@ const CONFIGURED: &str = "/etc/initramfs-tools";
 /// "dep": modules for the devices that sysfs names behind the root file system, see initramfs.conf(5).
 const OURS: &str = "MODULES=dep\n";
 /// How long mkinitramfs(8) may take, seconds.
-const LIMIT: &str = "180";
+const LIMIT: &str = "600";
 
 /// Builds one for kernel `release`; `None` where no initramfs-tools are installed. [`clear`] removes it.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 /// Minutes. The whole test is to take less than an hour, also where a machine is several times slower than usual.
-const WITHIN: u64 = 45;
+const WITHIN: u64 = 40;
 
 /// Runs kup in a real Debian virtual machine.
 #[derive(Debug, Parser)]
@@ -52,7 +52,7 @@ pub struct TestArgs {
     /// Machines at a time [default: 2, on a single core 1]
     #[arg(long)]
     pub jobs: Option<usize>,
-    /// Minutes after which no scenario is begun any more, but those that matter most [default: 45 where neither a name
+    /// Minutes after which no scenario is begun any more, but those that matter most [default: 40 where neither a name
     /// nor --all is given]
     #[arg(long, value_name = "MINUTES")]
     pub within: Option<u64>,

@@ -21,6 +21,7 @@ mod refuse;
 mod restore_failure;
 mod resume_once;
 mod security;
+mod small_initrd;
 pub mod soak;
 mod storage;
 mod systemd_boot;
@@ -85,6 +86,7 @@ pub const ALL: &[Scenario] = &[
     pager::SCENARIO,
     pager_users::SCENARIO,
     plain::SCENARIO,
+    small_initrd::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     soak::SCENARIO,

@@ -4,19 +4,17 @@ use anyhow::Result;
 
 use crate::runner::context::Ctx;
 
-/// Somebody to be connected to: half a stream connection cannot be dumped.
-const PEER: &str = "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/python3 -c 'import os,socket\\n\
-s=socket.socket(socket.AF_UNIX)\\ns.bind(\"/run/turncoat-peer\")\\ns.listen()\\n\
-os.system(\"systemd-notify --ready\")\\nheld=[]\\nwhile True: held.append(s.accept())'\n";
-const UNIT: &str = "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/python3 -c 'import os,signal,socket,time\\n\
-def f(*a):\\n  global s; s=socket.socket(socket.AF_UNIX); s.connect(\"/run/turncoat-peer\"); open(\"/var/tmp/turned\", \"w\")\\n\
-signal.signal(signal.SIGUSR1, f)\\nos.system(\"systemd-notify --ready\")\\nwhile True: time.sleep(1)'\n";
+/// CRIU does not know sockets of the kernel's ciphers. A connection to another service would not do: that one is stopped
+/// before the checkpoint, and the connection ends with it.
+const UNIT: &str = "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/python3 -c 'import os,signal,socket,time\n\
+def f(*a):\n  global s; s=socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET); s.bind((\"hash\", \"sha256\")); \
+open(\"/var/tmp/turned\", \"w\")\n\
+signal.signal(signal.SIGUSR1, f)\nos.system(\"systemd-notify --ready\")\nwhile True: time.sleep(1)'\n";
 
 /// Installs, starts and marks `turncoat.service`.
 pub fn start(ctx: &mut Ctx) -> Result<()> {
-    ctx.vm.put_bytes(PEER.as_bytes(), "/etc/systemd/system/turncoat-peer.service")?;
     ctx.vm.put_bytes(UNIT.as_bytes(), "/etc/systemd/system/turncoat.service")?;
-    ctx.vm.ssh("systemctl daemon-reload && systemctl start turncoat-peer turncoat && kup preserve turncoat").map(drop)
+    ctx.vm.ssh("systemctl daemon-reload && systemctl start turncoat && kup preserve turncoat").map(drop)
 }
 
 /// From now on it cannot be dumped.
