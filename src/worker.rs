@@ -20,6 +20,8 @@ use crate::{faults, kernel, packages, preflight, sys};
 /// Services that start on an ordinary boot get PIDs above it: kernel threads of the next kernel, which start before any
 /// floor is in force, stay below. The default pid_max before systemd raised it.
 const FIRST_SERVICE_PID: u32 = 32768;
+/// How long drivers of links may take. One that does not come keeps networkd waiting that long.
+const LINKS_WITHIN: Duration = Duration::from_secs(10);
 
 fn request<T: serde::de::DeserializeOwned>(paths: &Paths, name: &str) -> Result<T> {
     let path = paths.run_dir().join(name);
@@ -110,7 +112,9 @@ pub fn links(paths: &Paths) -> Result<()> {
     }
     let put_back = || {
         sys::trust::only_ours(&images, &paths.state_dir())?;
-        links::put_back(paths, &links::load(&saved)?)
+        let links = links::load(&saved)?;
+        links::wait(paths, &links, LINKS_WITHIN);
+        links::put_back(paths, &links)
     };
     if let Err(e) = put_back() {
         tracing::warn!("services wait for systemd-networkd: {e:#}");

@@ -13,6 +13,7 @@ use super::precopy::{self, Precopied};
 use super::{ExternalFile, UnitRecord, UnitState, carry, huge, manifest, timers};
 use crate::criu::{Dump, Externals, PageError, PageServer, plain};
 use crate::inspect::{self, UnitProcs};
+use crate::net::repair;
 use crate::sys::{self, freezer::Freezer};
 use crate::systemd::{Status, Volatile};
 use crate::unit::{Fallback, UnitName};
@@ -102,6 +103,9 @@ impl Plan {
                 }
             },
         );
+        if result.is_err() {
+            self.hold();
+        }
         // Where memory could not be stored, CRIU only knows that nobody answered.
         let unstored = server.take().and_then(|server| server.finish().err()).filter(|e| !matches!(e, PageError::Torn));
         match trouble.or(unstored.map(Into::into)) {
@@ -127,6 +131,16 @@ impl Plan {
         found.carried = carry::pack(paths, self.status.main_pid, images)?;
         found.manifest = Some(manifest::write(images)?);
         Ok(())
+    }
+
+    /// A CRIU that died has let the tasks go, with connections still paused: they are held, before they use one, until the
+    /// update is given up. One that is reading from such a connection at this very moment may be told that it broke.
+    fn hold(&self) {
+        let group = Freezer::of(&self.status.cgroup);
+        if let Err(e) = group.freeze() {
+            tracing::debug!("{}: {e}", self.unit);
+        }
+        repair::leave(group.dir());
     }
 
     /// Looks at the frozen unit.

@@ -8,6 +8,8 @@ mod shown;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,8 @@ use shown::{Shown, links, parse};
 
 /// Name of the file beside the images that holds the links.
 pub const LINKS: &str = "links.json";
+const POLL: Duration = Duration::from_millis(20);
+
 /// A link, and how it is put back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,6 +72,15 @@ pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
         ip(&["-force", "-batch", "-"], &(batch.join("\n") + "\n"))?;
     }
     Ok(())
+}
+
+/// Waits until `links` are there by name, for at most `timeout`: their drivers come when they do.
+pub fn wait(paths: &Paths, links: &[Link], timeout: Duration) {
+    let all_there = || links.iter().all(|link| paths.at("/sys/class/net").join(&link.name).exists());
+    let begun = Instant::now();
+    while !all_there() && begun.elapsed() < timeout {
+        sleep(POLL);
+    }
 }
 
 /// Reads what was saved at `path`.

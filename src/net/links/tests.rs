@@ -84,6 +84,23 @@ fn it_is_read_as_it_was_written() {
     assert_eq!(load(&path).unwrap(), read());
 }
 
+#[test]
+fn a_link_that_comes_is_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = Paths::below(root.path());
+    let class = root.path().join("sys/class/net");
+    fs::create_dir_all(class.join("eth0")).unwrap();
+    let later = std::thread::spawn(move || {
+        sleep(Duration::from_millis(50));
+        fs::create_dir(class.join("eth2")).unwrap();
+    });
+    wait(&paths, &read(), Duration::from_secs(60));
+    assert!(root.path().join("sys/class/net/eth2").exists());
+    later.join().unwrap();
+    fs::remove_dir(root.path().join("sys/class/net/eth0")).unwrap();
+    wait(&paths, &read(), Duration::from_millis(50));
+}
+
 /// A link in a namespace of its own, put back and looked at again.
 #[test]
 fn there_and_back() {

@@ -122,18 +122,13 @@ fn prepare(firmware: Firmware, states: &[&str], dir: &Path, options: Options) ->
 impl Pool<'_> {
     /// One machine's life: scenario after scenario until the queue is empty.
     fn work(&self, number: usize) -> Result<()> {
-        let mut idle: Option<Ctx> = None;
         while let Some(scenario) = self.next() {
             let dir = paths::lab().join("logs").join(scenario.name);
             fresh_dir(&dir)?;
             let started = Instant::now();
-            let ctx = match idle.take() {
-                Some(ctx) => {
-                    self.again(ctx, &dir, scenario.from).or_else(|_| self.machine(number, &dir, scenario.from))
-                }
-                None => self.machine(number, &dir, scenario.from),
-            };
-            let mut ctx = ctx.with_context(|| format!("no machine for {}", scenario.name))?;
+            let mut ctx = self
+                .machine(number, &dir, scenario.from)
+                .with_context(|| format!("no machine for {}", scenario.name))?;
             ctx.begin(dir.clone());
             let (console, console_from) = (ctx.vm.spec().serial(), ctx.vm.serial_log().len());
             let limit = if self.options.until.is_some() { SHORT_LIMIT } else { LIMIT };
@@ -158,7 +153,6 @@ impl Pool<'_> {
                     }
                 }
             }
-            idle = Some(ctx);
         }
         Ok(())
     }
@@ -177,7 +171,8 @@ impl Pool<'_> {
         queue.front().is_some_and(|scenario| !late || core(scenario)).then(|| queue.pop_front())?
     }
 
-    /// A machine started from the prepared state.
+    /// A machine started from the prepared state. Not the one of the scenario before, put back into it: QEMU would not let
+    /// its time stamp counter go back (cpu_get_ticks()), and the guest's clock jumps by all that it ran meanwhile.
     fn machine(&self, number: usize, dir: &Path, from: &str) -> Result<Ctx> {
         let Options { keep: detached, memory, aloud, .. } = self.options;
         let fits = |p: &&Prepared| p.image.about.firmware == ready::firmware(from);
@@ -186,13 +181,6 @@ impl Pool<'_> {
         let vm = Vm::copy_of(disk, spec, from)?;
         let mut ctx = Ctx::new(vm, dir.to_owned());
         ctx.aloud = aloud;
-        Ok(ctx)
-    }
-
-    /// The machine of the scenario before, put back into the prepared state.
-    fn again(&self, mut ctx: Ctx, dir: &Path, from: &str) -> Result<Ctx> {
-        ctx.vm.loadvm(from)?;
-        ctx.dir = dir.to_owned();
         Ok(ctx)
     }
 }

@@ -6,10 +6,10 @@ use crate::runner::context::Ctx;
 
 /// CRIU does not know sockets of the kernel's ciphers. A connection to another service would not do: that one is stopped
 /// before the checkpoint, and the connection ends with it.
-const UNIT: &str = "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/python3 -c 'import os,signal,socket,time\n\
-def f(*a):\n  global s; s=socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET); s.bind((\"hash\", \"sha256\")); \
-open(\"/var/tmp/turned\", \"w\")\n\
-signal.signal(signal.SIGUSR1, f)\nos.system(\"systemd-notify --ready\")\nwhile True: time.sleep(1)'\n";
+const UNIT: &str = "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/python3 -c 'import os,signal,socket,time\\n\
+def f(*a):\\n  global s; s=socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET); s.bind((\"hash\", \"sha256\")); \
+open(\"/var/tmp/turned\", \"w\")\\n\
+signal.signal(signal.SIGUSR1, f)\\nos.system(\"systemd-notify --ready\")\\nwhile True: time.sleep(1)'\n";
 
 /// Installs, starts and marks `turncoat.service`.
 pub fn start(ctx: &mut Ctx) -> Result<()> {

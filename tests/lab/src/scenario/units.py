@@ -3,6 +3,7 @@
 start, how often it has counted, and its clock. Arguments: what its Type= asks of it (or "simple"), and a pid file."""
 import hashlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -39,11 +40,20 @@ def connection():
         return None
 
 
+def wrong_pages():
+    """What of the memory is not as it was made: where, and whether there are zeros instead."""
+    fresh = random.Random(name).randbytes(len(held))
+    for at in range(0, len(held), 4096):
+        page = held[at:at + 4096]
+        if page != fresh[at:at + 4096]:
+            yield f"{id(held) + at:x}:{'zeros' if not any(page) else page[:16].hex()}"
+
+
 kind = sys.argv[1]
 if kind.startswith("forking"):
     daemonize(kind == "forking", sys.argv[2])
 name = os.urandom(8).hex()
-held = os.urandom(2 << 20)
+held = random.Random(name).randbytes(2 << 20)
 pair = connection()
 count = 0
 signals = {signal.SIGUSR1, signal.SIGHUP}
@@ -57,6 +67,7 @@ while True:
         pair[0].sendall(str(count).encode())
         assert pair[1].recv(100) == str(count).encode()
     if came and came.si_signo == signal.SIGUSR1:
+        print("wrong pages:", *list(wrong_pages())[:40], flush=True)
         print("proof", name, hashlib.sha256(held).hexdigest()[:16], count, time.monotonic_ns(), flush=True)
     elif came and kind == "notify-reload":
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
