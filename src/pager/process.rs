@@ -1,6 +1,7 @@
 //! One process whose memory is being filled.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use super::journal::apply;
 use super::ranges::{Missing, Piece};
 use crate::inspect::maps;
 use crate::store::{Memory, PAGE};
+use crate::sys::pagescan;
 use crate::sys::uffd::{Event, Uffd};
 
 /// How long the kernel may say "not now" without anything getting on. A fork of a large process takes seconds at most.
@@ -23,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SOON: u16 = 1;
 /// Pages beside a fault that are zero as well are made so with it, up to here in bytes.
 const ZEROS: u64 = 64 << 10;
+/// How often pages that have vanished are brought anew.
+const MOST_HEALED: u64 = 3;
 
 /// What came of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +90,7 @@ pub struct Process {
     /// Bytes that were put in.
     pub filled: AtomicU64,
     stuck: Mutex<Option<Instant>>,
+    healed: AtomicU64,
 }
 
 impl fmt::Debug for Process {
@@ -99,12 +104,32 @@ impl Process {
     pub fn new(number: usize, pid: Option<i32>, image: i32, uffd: Uffd, memory: Arc<dyn Memory>, state: State) -> Self {
         let (state, stuck) = (RwLock::new(state), Mutex::new(None));
         let (ended, filled) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { number, pid, image, memory, uffd, state, ended, filled, stuck }
+        Self { number, pid, image, memory, uffd, state, ended, filled, stuck, healed: AtomicU64::new(0) }
     }
 
     /// Whether nothing is missing.
     pub fn is_filled(&self) -> bool {
         self.state.read().expect("no poison").missing.is_empty()
+    }
+
+    /// Whether all that was to come has come, as the kernel sees it. What has not is missing again: nobody knows why, but as
+    /// long as the userfaultfd is there it can be brought. Of a child that was forked meanwhile nothing is known.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when that has happened too often.
+    pub fn is_whole(&self) -> Result<bool, Error> {
+        let mut state = self.state.write().expect("no poison");
+        let pagemap = self.pid.and_then(|pid| File::open(format!("/proc/{pid}/pagemap")).ok());
+        let absent = pagemap.map_or_else(Vec::new, |pagemap| absent(&pagemap, &state.known));
+        if absent.is_empty() {
+            return Ok(true);
+        }
+        tracing::error!("process {}: pages that were brought are not there: {absent:x?}", self.image);
+        if self.healed.fetch_add(1, Ordering::Relaxed) == MOST_HEALED {
+            return Err(self.lost("pages that were brought vanish".into()));
+        }
+        state.missing.again(&absent);
+        Ok(false)
     }
 
     /// Brings what the thread that waits at `address` needs.
@@ -209,6 +234,31 @@ impl Process {
         }
         Ok(outcome)
     }
+}
+
+/// What of `due` a process does not have. Nothing, where the kernel does not tell (before Linux 6.7), or it is gone.
+fn absent(pagemap: &File, due: &Missing) -> Vec<Piece> {
+    let mut gaps = Vec::new();
+    for piece in due.pieces() {
+        let there = match pagescan::anonymous(pagemap, piece.start..piece.end()) {
+            Ok(there) => there,
+            Err(e) => {
+                tracing::debug!("it is not seen whether pages are there: {e}");
+                return Vec::new();
+            }
+        };
+        let mut from = piece.start;
+        for range in there {
+            if range.start > from {
+                gaps.push(piece.part(from, range.start));
+            }
+            from = range.end;
+        }
+        if from < piece.end() {
+            gaps.push(piece.part(from, piece.end()));
+        }
+    }
+    gaps
 }
 
 /// Putting pages in, part by part.

@@ -28,7 +28,7 @@ impl Piece {
     }
 
     /// The part of it from `start` to `end`, both within it.
-    fn part(&self, start: u64, end: u64) -> Self {
+    pub fn part(&self, start: u64, end: u64) -> Self {
         Self { start, len: end - start, image: self.image + (start - self.start) }
     }
 
@@ -62,6 +62,16 @@ impl Missing {
     /// What a child that has just been forked misses.
     pub fn fork(&self) -> Self {
         Self { pieces: self.pieces.clone(), chunk: NEIGHBOURHOOD, ..Self::default() }
+    }
+
+    /// All of it, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
+        self.pieces.values().copied()
+    }
+
+    /// These are missing after all.
+    pub fn again(&mut self, pieces: &[Piece]) {
+        self.pieces.extend(pieces.iter().map(|piece| (piece.start, *piece)));
     }
 
     /// Whether nothing is missing.

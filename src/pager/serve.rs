@@ -196,6 +196,7 @@ impl<'a> Server<'a> {
                 }
                 (_, None) => {
                     if state.apply(&event) {
+                        tracing::debug!("process {}: {event:x?}", process.image);
                         journal.keep(&event);
                     }
                 }
@@ -247,7 +248,7 @@ impl<'a> Server<'a> {
         crate::faults::linger("pager.fill");
         let Some(process) = self.turn()? else { return Ok(()) };
         let Some(piece) = process.state.write().expect("no poison").missing.take_next() else {
-            if process.is_filled() {
+            if process.is_filled() && process.is_whole()? {
                 return self.end(&process);
             }
             std::thread::sleep(PAUSE);

@@ -7,10 +7,10 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-use super::hugepage;
-
 // Categories of linux/fs.h.
 const FILE: u64 = 1 << 2;
+const PRESENT: u64 = 1 << 3;
+const SWAPPED: u64 = 1 << 4;
 const ZERO: u64 = 1 << 5;
 const HUGE: u64 = 1 << 6;
 /// Regions that one call can tell of.
@@ -18,7 +18,7 @@ const MOST: usize = 256;
 
 /// `struct pm_scan_arg`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Scan {
     size: u64,
     flags: u64,
@@ -52,6 +52,33 @@ mod ioctl {
 /// # Errors
 /// ENOTTY before Linux 6.7; ESRCH where the process is gone.
 pub fn huge(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let which = Scan {
+        category_inverted: FILE | ZERO,
+        category_mask: FILE | ZERO | HUGE,
+        return_mask: HUGE,
+        ..Scan::default()
+    };
+    scan(pagemap, range, &which)
+}
+
+/// Where in `range` there is anonymous memory, in RAM or swapped out, which is more than the kernel's page of zeros; otherwise
+/// as [`huge`].
+///
+/// # Errors
+/// As [`huge`].
+pub fn anonymous(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let which = Scan {
+        category_inverted: FILE | ZERO,
+        category_mask: FILE | ZERO,
+        category_anyof_mask: PRESENT | SWAPPED,
+        return_mask: FILE,
+        ..Scan::default()
+    };
+    scan(pagemap, range, &which)
+}
+
+/// Ranges of pages that are as `which` says.
+fn scan(pagemap: &File, range: Range<u64>, which: &Scan) -> io::Result<Vec<Range<u64>>> {
     let (mut found, mut next): (Vec<Range<u64>>, u64) = (Vec::new(), range.start);
     while next < range.end {
         let mut regions = [Region::default(); MOST];
@@ -61,10 +88,7 @@ pub fn huge(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
             end: range.end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: MOST as u64,
-            category_inverted: FILE | ZERO,
-            category_mask: FILE | ZERO | HUGE,
-            return_mask: HUGE,
-            ..Scan::default()
+            ..*which
         };
         // SAFETY: the kernel reads and writes `scan`, and writes at most `vec_len` regions to `regions`; both outlive the call.
         let count = unsafe { ioctl::scan(pagemap.as_raw_fd(), &raw mut scan) }?;
@@ -75,7 +99,7 @@ pub fn huge(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
             }
         }
         // It always gets on; a kernel where it did not would keep us here.
-        next = scan.walk_end.max(next + hugepage::SIZE);
+        next = if scan.walk_end > next { scan.walk_end } else { return Err(io::ErrorKind::InvalidData.into()) };
     }
     Ok(found)
 }
@@ -84,7 +108,21 @@ pub fn huge(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
 mod tests {
     use super::*;
     use crate::pager::collapse;
+    use crate::sys::hugepage;
     use crate::sys::watched::Watched;
+
+    #[test]
+    fn what_was_written_is_there() {
+        let memory = Watched::map(None, 4 * hugepage::SIZE);
+        let page = |n: u64| memory.start + n * 4096..memory.start + (n + 1) * 4096;
+        memory.advise(0, 4 * hugepage::SIZE, nix::sys::mman::MmapAdvise::MADV_NOHUGEPAGE);
+        [1, 2, 9].iter().for_each(|n| memory.write(n * 4096, 1));
+        assert_eq!(memory.read(5 * 4096), 0);
+        match anonymous(&File::open("/proc/self/pagemap").unwrap(), memory.start..memory.start + 4 * hugepage::SIZE) {
+            Ok(found) => assert_eq!(found, [page(1).start..page(2).end, page(9)]),
+            Err(e) => eprintln!("SKIPPED: {e}"),
+        }
+    }
 
     #[test]
     fn what_was_made_huge_is_found() {

@@ -1,16 +1,15 @@
 //! Checkpointing one unit: what CRIU does, and beside it what CRIU cannot do.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::precopy::{self, Precopied};
-use super::{ExternalFile, UnitRecord, UnitState, carry, huge, manifest, timers};
+use super::{ExternalFile, UnitRecord, UnitState, carry, complete, huge, manifest, timers};
 use crate::criu::{Dump, Externals, PageError, PageServer, plain};
 use crate::inspect::{self, UnitProcs};
 use crate::net::repair;
@@ -87,14 +86,14 @@ impl Plan {
                     files: found.files.iter().map(|f| f.key.clone()).collect(),
                     streams: found.streams.clone(),
                 };
-                *record.borrow_mut() = Some((found, procs.posix_shared_memory()));
+                *record.borrow_mut() = Some((found, procs));
                 Ok(externals)
             },
             || {
-                let (Some((mut found, shared)), Some(server)) = (record.borrow_mut().take(), server.take()) else {
+                let (Some((mut found, procs)), Some(server)) = (record.borrow_mut().take(), server.take()) else {
                     return false;
                 };
-                match self.finish(&mut found, &shared, server, images) {
+                match self.finish(&mut found, &procs, server, images) {
                     Ok(()) => complete(found),
                     Err(e) => {
                         trouble = Some(e);
@@ -116,16 +115,11 @@ impl Plan {
 
     /// Adds to CRIU's image what CRIU does not dump, and seals it. Whatever becomes of CRIU from here on, the tasks stand
     /// still until somebody thaws them.
-    fn finish(
-        &self,
-        found: &mut UnitRecord,
-        shared: &BTreeSet<PathBuf>,
-        server: PageServer,
-        images: &Path,
-    ) -> Result<()> {
+    fn finish(&self, found: &mut UnitRecord, procs: &UnitProcs, server: PageServer, images: &Path) -> Result<()> {
         Freezer::of(&self.status.cgroup).freeze().context("its control group cannot be frozen")?;
-        plain::finish(server.finish()?, images)?;
+        complete::check(procs, &plain::finish(server.finish()?, images)?)?;
         precopy::forget(images)?;
+        let shared = procs.posix_shared_memory();
         let shared = shared.iter().map(|path| path.to_string_lossy().into_owned());
         let paths = self.volatile.paths().into_iter().chain(shared);
         found.carried = carry::pack(paths, self.status.main_pid, images)?;

@@ -29,9 +29,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Has somebody listen for the restore of `unit`.
 ///
 /// # Errors
-/// When that cannot be.
-pub fn listen(systemd: &Systemd, unit: &UnitName) -> Result<()> {
-    systemd.start_and_wait(&pager_of(unit), Duration::from_secs(60)).context("nobody can bring its memory")
+/// When that cannot be, or takes longer than `timeout`.
+pub fn listen(systemd: &Systemd, unit: &UnitName, timeout: Duration) -> Result<()> {
+    systemd.start_and_wait(&pager_of(unit), timeout).context("nobody can bring its memory")
 }
 
 /// Nothing is to be brought to `unit` any more: its restore came to nothing. The pager's unit cannot be stopped

@@ -6,6 +6,7 @@ mod ballast;
 pub mod bless;
 mod carry;
 pub mod checkpoint;
+mod complete;
 mod dump_unit;
 pub mod encryption;
 pub mod exchange;

@@ -140,7 +140,7 @@ impl<'a> RestoreAll<'a> {
         let result = (|| {
             let placeholder = Placeholder::wait(self.systemd, name, deadline)?;
             let begun = now_usec();
-            memory::listen(self.systemd, name).inspect_err(|_| memory::stop(self.systemd, name))?;
+            memory::listen(self.systemd, name, self.timeout).inspect_err(|_| memory::stop(self.systemd, name))?;
             let pid = placeholder.restore(unit, images, |criu| {
                 let ready = prepare(unit, &placeholder, criu);
                 let go = match ready {

@@ -61,7 +61,9 @@ fn dump(ctx: &mut Ctx, killer: &str, whose: fn(Clients) -> Clients) -> Result<()
 /// kupd only watches: what it has started goes on, and the next one knows of it.
 fn kupd(ctx: &mut Ctx) -> Result<()> {
     ctx.step("kupd is killed while an update is armed");
-    ctx.vm.ssh("systemd-run -q --unit lab-update kup update --yes --stage-only && timeout 60 sh -c 'until pkill -KILL -x kupd; do sleep 0.2; done'")?;
+    ctx.vm.ssh("systemd-run -q --unit lab-update kup update --yes --stage-only")?;
+    let begun = "until systemctl is-active kup-update.service | grep -qx activating; do sleep 0.2; done";
+    ctx.vm.ssh(&format!("{begun}; pkill -KILL -x kupd"))?;
     ctx.eventually(LIMIT, |ctx| {
         let state = guest::state(&ctx.vm)?;
         ensure!(state == "armed", "the update is {state}");
