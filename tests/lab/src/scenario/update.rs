@@ -177,12 +177,6 @@ impl Clients {
         Ok(Self { pulses, download: None })
     }
 
-    /// Without those of threads that stand in a read of their connection.
-    pub fn without_blocked(mut self) -> Self {
-        self.pulses.retain(|(name, _)| *name != "test server");
-        self
-    }
-
     /// Lets them end; none may have lost its connection or got a wrong answer. Gives the longest blackout in seconds.
     pub fn finish(self, ctx: &mut Ctx) -> Result<f64> {
         let mut longest = 0.0_f64;
