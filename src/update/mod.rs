@@ -20,6 +20,7 @@ mod meeting;
 pub mod memory;
 mod order;
 mod precopy;
+pub mod ram;
 mod record;
 pub mod recover;
 pub mod restore;
