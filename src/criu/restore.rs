@@ -52,7 +52,11 @@ impl Restore<'_> {
             options.external.push(format!("unix[{inode}]"));
             options.inherit_fd.push(InheritFd { key: format!("socket:[{inode}]"), fd: self.place.give(fd)? });
         }
-        let mut criu = Swrk::start(self.criu, self.place)?;
+        // Memory that the pager is to bring must not be there before: where CRIU reads a page of its own into a mapping, a huge
+        // page would make all around it zeros. CRIU sees to that itself only for images with parents (maybe_disable_thp() in
+        // criu/mem.c), and ours have none. It gives each task its own setting in the end.
+        let place = if self.lazy { self.place.without_huge_pages() } else { self.place };
+        let mut criu = Swrk::start(self.criu, place)?;
         let pid = criu.pid();
         let on_notify = |script: &str| match script {
             "pre-resume" => Answer { refuse: !resume(pid), ..Answer::default() },

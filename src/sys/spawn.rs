@@ -31,6 +31,7 @@ const ONE_PROCESS: libc::c_int = 1;
 pub struct Place {
     cgroup: Option<File>,
     no_groups: bool,
+    no_huge_pages: bool,
     namespaces: Vec<File>,
     scheduling: Option<Scheduling>,
     fds: Vec<(OwnedFd, RawFd)>,
@@ -49,6 +50,12 @@ impl Place {
     /// Without supplementary groups: CRIU leaves its own to a task whose image has none.
     pub fn without_groups(mut self) -> Self {
         self.no_groups = true;
+        self
+    }
+
+    /// Without transparent huge pages, nor for what it forks (PR_SET_THP_DISABLE of prctl(2)).
+    pub fn without_huge_pages(mut self) -> Self {
+        self.no_huge_pages = true;
         self
     }
 
@@ -117,6 +124,10 @@ impl Place {
             // SAFETY: an empty list needs no memory. The raw call: libc's wrapper would synchronise threads.
             check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) } as libc::c_int)?;
         }
+        if self.no_huge_pages {
+            // SAFETY: integers only.
+            check(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) })?;
+        }
         if let Some(Scheduling { cpus, io }) = &self.scheduling {
             // SAFETY: the set lives as long as we do, and has this size.
             check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cpus) })?;
@@ -132,5 +143,27 @@ impl Place {
             check(unsafe { libc::setns(namespace.as_raw_fd(), 0) })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_huge_pages_for_it_and_its_children() {
+        let enabled = |place: Place| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "cat /proc/self/status"]);
+            place.apply(&mut command);
+            let status = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
+            line.map(|value| value.trim().to_owned())
+        };
+        if enabled(Place::default()).as_deref() == Some("1") {
+            assert_eq!(enabled(Place::default().without_huge_pages()).as_deref(), Some("0"));
+        } else {
+            eprintln!("SKIPPED: this kernel has no transparent huge pages, or does not tell");
+        }
     }
 }
