@@ -6,6 +6,11 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+
+use crate::store::PAGE;
 
 // Categories of linux/fs.h.
 const FILE: u64 = 1 << 2;
@@ -79,6 +84,11 @@ pub fn anonymous(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>
 
 /// Ranges of pages that are as `which` says.
 fn scan(pagemap: &File, range: Range<u64>, which: &Scan) -> io::Result<Vec<Range<u64>>> {
+    // Of a process that has no memory any more nothing can be read. Asked by the ioctl, kernels before Linux 6.16 take the null
+    // pointer that they have instead of its memory (their commit 65c66047259f).
+    if pagemap.read_at(&mut [0; 8], range.start / PAGE * 8)? < 8 {
+        return Err(Errno::ESRCH.into());
+    }
     let (mut found, mut next): (Vec<Range<u64>>, u64) = (Vec::new(), range.start);
     while next < range.end {
         let mut regions = [Region::default(); MOST];
@@ -110,6 +120,19 @@ mod tests {
     use crate::pager::collapse;
     use crate::sys::hugepage;
     use crate::sys::watched::Watched;
+
+    #[test]
+    fn who_is_gone_has_nothing() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let stat = format!("/proc/{}/stat", child.id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        if let Ok(pagemap) = File::open(format!("/proc/{}/pagemap", child.id())) {
+            assert!(anonymous(&pagemap, 0..1 << 30).is_err());
+        }
+        child.wait().unwrap();
+    }
 
     #[test]
     fn what_was_written_is_there() {
