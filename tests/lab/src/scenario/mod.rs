@@ -56,10 +56,10 @@ pub const CORE: usize = 5;
 /// All of them, in the order in which they are run: what matters most comes first.
 pub const ALL: &[Scenario] = &[
     update::SCENARIO,
+    units::SCENARIO,
     abort::SCENARIO,
     package::SCENARIO,
     fallback::PANIC,
-    units::SCENARIO,
     thrice::SCENARIO,
     confinement::SCENARIO,
     refuse::SCENARIO,
