@@ -43,15 +43,6 @@ impl Ctx {
         Self { vm, dir, aloud: false, figures: Vec::new(), table: None, started: Instant::now(), steps: String::new() }
     }
 
-    /// Starts a scenario's clock and log anew.
-    pub fn begin(&mut self, dir: PathBuf) {
-        self.dir = dir;
-        self.figures.clear();
-        self.table = None;
-        self.steps.clear();
-        self.started = Instant::now();
-    }
-
     /// What the machine's image holds: the two kernels.
     pub fn about(&self) -> &About {
         &self.vm.spec().image.about

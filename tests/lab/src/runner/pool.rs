@@ -20,14 +20,15 @@ use crate::interactive::prepare_host;
 use crate::paths;
 use crate::ready::{self, STAGED};
 use crate::scenario::{self, Scenario};
+use crate::sh;
 use crate::vm::{Spec, Vm, detached, namespace};
 
 /// No scenario takes that long (the tables of faults are the longest); one that does hangs.
 const LIMIT: Duration = Duration::from_secs(80 * 60);
 /// The same where time is short.
 const SHORT_LIMIT: Duration = Duration::from_secs(25 * 60);
-/// How much of the console of a machine that hangs is shown, lines.
-const SHOWN: usize = 40;
+/// How much of the console of a machine that hangs is shown, bytes.
+const SHOWN: usize = 4000;
 
 /// How to run.
 #[derive(Debug, Clone, Copy)]
@@ -126,10 +127,9 @@ impl Pool<'_> {
             let dir = paths::lab().join("logs").join(scenario.name);
             fresh_dir(&dir)?;
             let started = Instant::now();
-            let mut ctx = self
+            let ctx = self
                 .machine(number, &dir, scenario.from)
                 .with_context(|| format!("no machine for {}", scenario.name))?;
-            ctx.begin(dir.clone());
             let (console, console_from) = (ctx.vm.spec().serial(), ctx.vm.serial_log().len());
             let limit = if self.options.until.is_some() { SHORT_LIMIT } else { LIMIT };
             let netns = ctx.vm.peer().name().to_owned();
@@ -137,7 +137,7 @@ impl Pool<'_> {
                 namespace::clear(&netns)?;
                 fs::copy(&console, dir.join("console.txt"))?;
                 self.report.failed(scenario.name, &format!("did not end within {limit:?}; logs in {}", dir.display()));
-                self.report.said(last_lines(&String::from_utf8_lossy(&fs::read(console)?), SHOWN));
+                self.report.said(sh::tail(&String::from_utf8_lossy(&fs::read(console)?), SHOWN));
                 continue;
             };
             match result {
@@ -171,8 +171,7 @@ impl Pool<'_> {
         queue.front().is_some_and(|scenario| !late || core(scenario)).then(|| queue.pop_front())?
     }
 
-    /// A machine started from the prepared state. Not the one of the scenario before, put back into it: QEMU would not let
-    /// its time stamp counter go back (cpu_get_ticks()), and the guest's clock jumps by all that it ran meanwhile.
+    /// A machine started from the prepared state.
     fn machine(&self, number: usize, dir: &Path, from: &str) -> Result<Ctx> {
         let Options { keep: detached, memory, aloud, .. } = self.options;
         let fits = |p: &&Prepared| p.image.about.firmware == ready::firmware(from);
@@ -208,11 +207,6 @@ fn fresh_dir(dir: &Path) -> Result<()> {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     paths::ensure(dir)
-}
-
-fn last_lines(text: &str, count: usize) -> &str {
-    let from = text.rmatch_indices('\n').nth(count).map_or(0, |(at, _)| at + 1);
-    &text[from..]
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {
