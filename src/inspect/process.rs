@@ -33,6 +33,8 @@ pub struct Process {
     pub threads: Vec<i32>,
     /// CPUs that each of its threads may run on, such as `0-3`.
     pub cpus: BTreeMap<i32, String>,
+    /// OOM score adjustment, -1000 to 1000.
+    pub oom_score_adj: i32,
     /// Real user id.
     pub uid: u32,
     /// Who traces it; 0 for nobody.
@@ -75,6 +77,8 @@ impl Process {
             let Ok(text) = read_text(&dir.join(format!("task/{tid}/status"))) else { continue };
             process.cpus.extend(field(&text, "Cpus_allowed_list").map(|cpus| (*tid, cpus.trim().to_string())));
         }
+        let adjustment = read_text(&dir.join("oom_score_adj"))?;
+        process.oom_score_adj = adjustment.trim().parse().map_err(|_| form("oom_score_adj"))?;
         if process.is_zombie() {
             return Ok(process);
         }

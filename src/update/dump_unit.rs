@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::precopy::{self, Precopied};
-use super::{ExternalFile, UnitRecord, UnitState, carry, complete, huge, manifest, timers};
+use super::{ExternalFile, UnitRecord, UnitState, carry, complete, huge, manifest, oom, timers};
 use crate::criu::{Dump, Externals, PageError, PageServer, plain};
 use crate::inspect::{self, UnitProcs};
 use crate::net::repair;
@@ -157,6 +157,7 @@ impl Plan {
             carried: Vec::new(),
             mdwe: false,
             cpus: procs.processes.iter().flat_map(|p| p.cpus.clone()).collect(),
+            oom: oom::look(procs),
             timers: timers::expired(procs),
             manifest: None,
             fallback: self.fallback,

@@ -125,6 +125,9 @@ pub struct UnitRecord {
     /// CPUs that each thread may run on, such as `0-3`.
     #[serde(default)]
     pub cpus: BTreeMap<i32, String>,
+    /// OOM score adjustments of processes, where they are not 0.
+    #[serde(default)]
+    pub oom: BTreeMap<i32, i32>,
     /// Timers that have to be armed again.
     #[serde(default)]
     pub timers: Vec<ExpiredTimer>,

@@ -15,6 +15,7 @@ fn record() -> Record {
         outdated: Vec::new(),
         mdwe: true,
         cpus: BTreeMap::new(),
+        oom: BTreeMap::from([(42, -900)]),
         timers: Vec::new(),
         manifest: Some("5a".into()),
         fallback: Fallback::None,

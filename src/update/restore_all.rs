@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::meeting::{Chair, Seat};
 use super::restore_unit::Placeholder;
-use super::{Record, UnitRecord, UnitState, affinity, memory, now_usec, timers};
+use super::{Record, UnitRecord, UnitState, affinity, memory, now_usec, oom, timers};
 use crate::config::Settings;
 use crate::faults;
 use crate::paths::Paths;
@@ -219,6 +219,7 @@ fn prepare(unit: &UnitRecord, placeholder: &Placeholder, criu: i32) -> Result<()
     freezer::join_ours(criu).context("CRIU cannot leave the unit's control group")?;
     placeholder.freezer().freeze().context("its control group cannot be frozen")?;
     affinity::restore(&unit.cpus);
+    oom::restore(&unit.pids, &unit.oom);
     timers::rearm(&unit.timers)
 }
 

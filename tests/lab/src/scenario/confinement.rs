@@ -60,7 +60,12 @@ const OF_THE_RUN: [&str; 16] = [
     "NeedDaemonReload",
 ];
 
+/// What Debian's PostgreSQL has: a main process that is hard to kill, and others that are not.
+const UNLIKE_OTHERS: &str = "echo -900 > /proc/$(systemctl show --value -p MainPID nginx)/oom_score_adj; \
+                             echo 500 > /proc/$(systemctl show --value -p MainPID memcached)/oom_score_adj";
+
 fn run(ctx: &mut Ctx) -> Result<()> {
+    ctx.vm.ssh(UNLIKE_OTHERS)?;
     let before = look(&ctx.vm)?;
     let record = guest::update(ctx, "")?;
     guest::expect_done(&record, &UNITS)?;
