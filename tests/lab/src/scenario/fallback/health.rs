@@ -46,7 +46,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.peer().enter(|| memcached::fill(MORE).and_then(|()| redis::fill(MORE)))??;
     let on_new = ctx.vm.boot_id()?;
     ctx.vm.ssh("touch /root/go-on")?;
-    ctx.vm.wait_new_boot(&on_new, BOOT_LIMIT)?;
+    // The new kernel checks, arms and switches before the old one boots.
+    ctx.vm.wait_new_boot(&on_new, 2 * BOOT_LIMIT)?;
     let record = start.expect_back(ctx)?;
     let reason = record["reason"].as_str().unwrap_or_default();
     ensure!(reason.contains("health check of redis-server.service failed"), "the reason is {reason:?}");
