@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::cmdline;
 use crate::paths::Paths;
-use crate::unit::Fallback;
+use crate::unit::{Fallback, Storage};
 
 /// Who starts an update.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,9 @@ pub struct Settings {
     pub max_image_mib: Option<u64>,
     /// `Fallback`: what units fall back on that do not say it themselves (`KUPFallback=`). Default `"disk"`.
     pub fallback: Fallback,
+    /// `Storage`: where memory is kept over the switch, of units that do not say it themselves (`KUPStorage=`). Default
+    /// `"disk"`.
+    pub storage: Storage,
     /// `BootTimeoutSec`: how long the new boot may take from its first unit to the end of the assessment before kup goes
     /// back, in seconds. Default 240.
     pub boot_timeout_sec: u64,
@@ -90,6 +93,7 @@ impl Default for Settings {
             ghost_limit_mib: 512,
             max_image_mib: None,
             fallback: Fallback::Disk,
+            storage: Storage::Disk,
             boot_timeout_sec: 240,
             encryption: false,
             initrd: Initrd::Stock,
@@ -144,6 +148,7 @@ struct Fragment {
     #[serde(rename = "MaxImageMiB")]
     max_image_mib: Option<u64>,
     fallback: Option<Fallback>,
+    storage: Option<Storage>,
     boot_timeout_sec: Option<u64>,
     encryption: Option<bool>,
     initrd: Option<Initrd>,
@@ -198,6 +203,7 @@ impl Settings {
         set(&mut self.ghost_limit_mib, from.ghost_limit_mib);
         set(&mut self.max_image_mib, from.max_image_mib.map(Some));
         set(&mut self.fallback, from.fallback);
+        set(&mut self.storage, from.storage);
         set(&mut self.boot_timeout_sec, from.boot_timeout_sec);
         set(&mut self.encryption, from.encryption);
         set(&mut self.initrd, from.initrd);
@@ -284,7 +290,7 @@ mod tests {
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
             (
                 "/run/kup/kup.toml",
-                "RestoreTimeoutSec = 7\nFallback = \"none\"\nBootTimeoutSec = 9\nEncryption = true\nInitrd = \"small\"\n",
+                "RestoreTimeoutSec = 7\nFallback = \"none\"\nStorage = \"auto\"\nBootTimeoutSec = 9\nEncryption = true\nInitrd = \"small\"\n",
             ),
         ]);
         let want = Settings {
@@ -298,6 +304,7 @@ mod tests {
             max_image_mib: Some(64),
             kernel_arguments: "quiet panic=5".into(),
             fallback: Fallback::None,
+            storage: Storage::Auto,
             boot_timeout_sec: 9,
             encryption: true,
             initrd: Initrd::Small,
@@ -321,6 +328,7 @@ mod tests {
             ("BootTimeoutSec = 0", "BootTimeoutSec"),
             ("Fallback = \"ram\"", "ram"),
             ("Initrd = \"tiny\"", "tiny"),
+            ("Storage = \"tape\"", "tape"),
             ("KernelArguments = \"a\\nb\"", "KernelArguments"),
             ("KernelArguments = \"a -- b\"", "KernelArguments"),
             ("Mode = ", "Mode"),

@@ -85,7 +85,7 @@ fn a_process_goes_through_foam_and_comes_back() {
     waitpid(Pid::from_raw(pid), None).unwrap();
     let foam = Foam::new(Arc::new(Disk::create(&images.join(plain::SLOTS)).unwrap()));
     plain::import(&images, foam).unwrap();
-    let foam = plain::open(&images).unwrap();
+    let foam = plain::open(&images, None).unwrap();
     let exported = dir.path().join("exported again");
     fs::create_dir(&exported).unwrap();
     plain::export(&foam, &images, &exported).unwrap();
@@ -130,7 +130,7 @@ fn what_has_not_changed_is_not_dumped_again() {
     .unwrap();
     subject.wait().unwrap();
     assert!(!last.join("parent").exists());
-    let foam = plain::open(&last).unwrap();
+    let foam = plain::open(&last, None).unwrap();
     is_as(&foam, pid, &before);
     plain::export(&foam, &last, &exported).unwrap();
     restored(&exported, pid);

@@ -28,6 +28,7 @@ _kup() {
     --target) mapfile -t COMPREPLY < <(compgen -W "$(_kup_kernels)" -- "$cur") && return ;;
     --allow-restart) mapfile -t COMPREPLY < <(compgen -W "$(_kup_units)" -- "$cur") && return ;;
     --adjust) mapfile -t COMPREPLY < <(compgen -W 'no-io-uring private-ipc' -- "$cur") && return ;;
+    --storage) mapfile -t COMPREPLY < <(compgen -W 'auto disk ram' -- "$cur") && return ;;
     --fallback) mapfile -t COMPREPLY < <(compgen -W 'disk none' -- "$cur") && return ;;
     --health-check) mapfile -t COMPREPLY < <(compgen -c -- "$cur") && return ;;
     esac
@@ -35,7 +36,7 @@ _kup() {
     local options='--json --help'
     case $verb in
     '') options+=' --version' ;;
-    preserve) options+=' --adjust --health-check --fallback' ;;
+    preserve) options+=' --adjust --health-check --fallback --storage' ;;
     check) options+=' --target' ;;
     rollback) options+=' --allow-restart --yes' ;;
     update) options+=' --target --allow-restart --stage-only --yes' ;;

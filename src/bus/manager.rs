@@ -32,7 +32,8 @@ impl Manager {
 impl Manager {
     /// Marks a unit for preservation. Options: "adjust" (as), changes to the unit that only the administrator can decide
     /// on (no-io-uring, private-ipc); "health-check" (s), a command that tells whether the unit is well after an update;
-    /// "fallback" (s), disk or none. The note says, a line each, what applies from the unit's next start on.
+    /// "fallback" (s), disk or none; "storage" (s), auto, disk or ram. The note says, a line each, what applies from the unit's
+    /// next start on.
     #[zbus(out_args("note"))]
     async fn preserve(
         &self,
@@ -48,6 +49,7 @@ impl Manager {
             adjust: options.strings("adjust")?.unwrap_or_default(),
             health_check: options.string("health-check")?,
             fallback: options.string("fallback")?,
+            storage: options.string("storage")?,
         };
         options.end()?;
         marks::preserve(&self.daemon, conn, unit, wanted).await

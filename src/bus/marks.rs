@@ -8,7 +8,7 @@ use super::{Daemon, Error, systemd};
 use crate::paths::Paths;
 use crate::unit::mark::{self, MarkError, MarkOptions, Preserved, Released};
 use crate::unit::{
-    Adjust, Fallback, PreserveSpec, UnitError, UnitFile, UnitName, adjustments, load, marked, refusals, scan,
+    Adjust, Fallback, PreserveSpec, Storage, UnitError, UnitFile, UnitName, adjustments, load, marked, refusals, scan,
 };
 
 /// What a caller says about a unit's mark, word for word.
@@ -20,6 +20,8 @@ pub struct Wanted {
     pub health_check: Option<String>,
     /// `disk` or `none`.
     pub fallback: Option<String>,
+    /// `auto`, `disk` or `ram`.
+    pub storage: Option<String>,
 }
 
 impl Wanted {
@@ -27,10 +29,12 @@ impl Wanted {
         let unknown = |what, word: &str| Error::InvalidArgument(format!("there is no {what} '{word}'"));
         let adjust = self.adjust.iter().map(|w| Adjust::from_word(w).ok_or_else(|| unknown("adjustment", w)));
         let fallback = self.fallback.map(|w| Fallback::from_word(&w).ok_or_else(|| unknown("fallback", &w)));
+        let storage = self.storage.map(|w| Storage::from_word(&w).ok_or_else(|| unknown("storage", &w)));
         Ok(MarkOptions {
             adjust: adjust.collect::<Result<_, _>>()?,
             health_check: self.health_check,
             fallback: fallback.transpose()?,
+            storage: storage.transpose()?,
         })
     }
 }

@@ -93,6 +93,20 @@ pub struct Preserve {
     /// What the unit falls back on when the new kernel does not come up.
     #[arg(long, value_name = "WHAT")]
     pub fallback: Option<Fallback>,
+    /// Where the unit's memory is kept over the switch.
+    #[arg(long, value_name = "WHERE")]
+    pub storage: Option<Storage>,
+}
+
+/// Values of `--storage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Storage {
+    /// In RAM where that can be, else on the disk.
+    Auto,
+    /// On the disk.
+    Disk,
+    /// In RAM, or there is no update.
+    Ram,
 }
 
 /// Values of `--fallback`.

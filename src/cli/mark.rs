@@ -3,7 +3,7 @@
 use serde::Serialize;
 use zbus::Variant;
 
-use super::args::{Fallback, Preserve, Release};
+use super::args::{Fallback, Preserve, Release, Storage};
 use super::model::List;
 use super::{Context, Exit, output};
 use crate::bus::Error;
@@ -33,6 +33,14 @@ pub(super) async fn preserve(context: &Context, args: Preserve) -> Result<Exit, 
             Fallback::None => "none",
         };
         options.insert("fallback", word.into());
+    }
+    if let Some(storage) = args.storage {
+        let word = match storage {
+            Storage::Auto => "auto",
+            Storage::Disk => "disk",
+            Storage::Ram => "ram",
+        };
+        options.insert("storage", word.into());
     }
     let mut marked = Vec::new();
     for unit in args.units {

@@ -10,12 +10,16 @@ use std::sync::Arc;
 use super::image::ImageError;
 use super::mm;
 use super::pagemap::{self, ImportError};
+use crate::store::arena::Frames;
+use crate::store::ram::{Ram, Table};
 use crate::store::{Disk, Foam, IndexError, Sealed};
 
 /// Name of the index in an images directory.
 pub const INDEX: &str = "foam.index";
 /// Name of the slots in an images directory, where they are on a disk.
 pub const SLOTS: &str = "foam.slots";
+/// Name of what says which memory is in RAM, where some is.
+pub const RAM: &str = "foam.ram";
 /// CRIU's link to the images of the round before.
 const PARENT: &str = "parent";
 
@@ -67,14 +71,18 @@ pub fn finish(mut foam: Foam, images: &Path) -> Result<Sealed, PlainError> {
     Ok(sealed)
 }
 
-/// Opens the memory of `images` that [`finish`] has completed, with its slots in them.
+/// Opens the memory of `images` that [`finish`] has completed, with its slots in them, or in `frames` where they came over
+/// the switch.
 ///
 /// # Errors
 /// [`PlainError`].
-pub fn open(images: &Path) -> Result<Sealed, PlainError> {
-    let (index, slots) = (images.join(INDEX), images.join(SLOTS));
+pub fn open(images: &Path, frames: Option<Arc<dyn Frames>>) -> Result<Sealed, PlainError> {
+    let (index, slots, ram) = (images.join(INDEX), images.join(SLOTS), images.join(RAM));
     let bytes = fs::read(&index).map_err(at(&index))?;
-    Ok(Sealed::open(&bytes, Arc::new(Disk::open(&slots).map_err(at(&slots))?))?)
+    let disk = Disk::open(&slots).map_err(at(&slots))?;
+    let Some(frames) = frames.filter(|_| ram.exists()) else { return Ok(Sealed::open(&bytes, Arc::new(disk))?) };
+    let table = fs::read(&ram).and_then(|bytes| Table::decode(&bytes)).map_err(at(&ram))?;
+    Ok(Sealed::open(&bytes, Arc::new(Ram::open(frames, disk, table)))?)
 }
 
 /// Copies `images`, whose memory is `memory`, into the directory `to` as images of which any CRIU makes a process without
@@ -83,7 +91,8 @@ pub fn open(images: &Path) -> Result<Sealed, PlainError> {
 /// # Errors
 /// [`PlainError`]; also when a page is not as it was stored.
 pub fn export(memory: &Sealed, images: &Path, to: &Path) -> Result<(), PlainError> {
-    let ours: HashSet<String> = pagemap::names(memory).into_iter().chain([INDEX.into(), SLOTS.into()]).collect();
+    let ours: HashSet<String> =
+        pagemap::names(memory).into_iter().chain([INDEX.into(), SLOTS.into(), RAM.into()]).collect();
     copy(images, to, &|name| !ours.contains(name))?;
     pagemap::write(memory, to, false).map_err(PlainError::Memory)
 }
@@ -111,7 +120,7 @@ pub fn adopt(from: &Path, to: &Path) -> Result<Sealed, PlainError> {
     let mut foam = Foam::new(Arc::new(Disk::create(&slots).map_err(at(&slots))?));
     let pages: HashSet<PathBuf> = read(from, &mut foam)?.into_iter().collect();
     let memory = |name: &str| pages.contains(&from.join(name)) || pagemap::owner(name).is_some();
-    copy(from, to, &|name| !memory(name) && ![INDEX, SLOTS].contains(&name))?;
+    copy(from, to, &|name| !memory(name) && ![INDEX, SLOTS, RAM].contains(&name))?;
     finish(foam, to)
 }
 

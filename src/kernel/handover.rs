@@ -11,10 +11,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::hugepool::Share;
 use crate::paths::Paths;
 use crate::sys::hugepage;
 use crate::update::{TargetKernel, UpdateId};
@@ -33,39 +32,36 @@ const MOST: usize = 256;
 pub const MEMORY: u64 = STEP as u64 * hugepage::SIZE;
 /// What kexec puts to the upper end of memory beside the kernel and its initrd: command line, purgatory, gaps of alignment.
 const SMALL_THINGS: u64 = 64 << 20;
-/// How many huge pages there are, used or not; can be written to.
-pub const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+/// Whose huge pages they are.
+const USER: &str = "handover";
 
 /// Keeps `secret` for `target` of update `id`; gives the physical addresses.
 ///
 /// # Errors
 /// When there is no suitable memory. [`release`] undoes what was done.
 pub fn keep(paths: &Paths, id: &UpdateId, secret: &[u8; SECRET], target: &TargetKernel) -> Result<Vec<u64>> {
-    let dir = place(paths);
-    fs::create_dir_all(&dir)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    nix::mount::mount(Some("kup"), &dir, Some("hugetlbfs"), flags, Some("mode=0700,pagesize=2M"))
-        .context("cannot mount a hugetlbfs")?;
+    let share = Share::of(paths, USER);
+    share.mount()?;
     let ranges = system_ram(&fs::read_to_string(paths.at("/proc/iomem"))?);
     let room = room(target)?;
-    let pages = gather(paths, &dir, |address| is_safe(address, &ranges, room)).context("cannot have huge pages")?;
+    let pages = gather(&share, |address| is_safe(address, &ranges, room)).context("cannot have huge pages")?;
     ensure!(!pages.is_empty(), "all free huge pages lie where kexec may put the target kernel");
     let content = render(id, secret);
     pages.iter().map(|path| Ok(hugepage::fill(&open(path)?, &content)?)).collect()
 }
 
-/// Takes huge pages, a file each in `dir`, until [`COPIES`] of them are `safe` or there are no more; keeps only those. The
+/// Takes huge pages, a file each, until [`COPIES`] of them are `safe` or there are no more; keeps only those. The
 /// others are held until then, or they would be given again.
-fn gather(paths: &Paths, dir: &Path, safe: impl Fn(u64) -> bool) -> Result<Vec<PathBuf>> {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
+fn gather(share: &Share<'_>, safe: impl Fn(u64) -> bool) -> Result<Vec<PathBuf>> {
+    let (mut good, mut bad, mut grown) = (Vec::new(), Vec::new(), 0);
     for n in 0..MOST {
         if good.len() == COPIES {
             break;
         }
         if n % STEP == 0 {
-            resize_pool(paths, STEP as i64)?;
+            grown += share.grow(STEP as u64)?;
         }
-        let path = dir.join(n.to_string());
+        let path = share.dir().join(n.to_string());
         match hugepage::fill(&open(&path)?, &[0]) {
             Ok(address) if safe(address) => good.push(path),
             Ok(_) => bad.push(path),
@@ -77,7 +73,7 @@ fn gather(paths: &Paths, dir: &Path, safe: impl Fn(u64) -> bool) -> Result<Vec<P
         }
     }
     bad.iter().try_for_each(fs::remove_file)?;
-    resize_pool(paths, good.len() as i64 - grown(paths)?)?;
+    share.shrink(grown.saturating_sub(good.len() as u64))?;
     Ok(good)
 }
 
@@ -126,15 +122,11 @@ pub fn take(paths: &Paths, id: &UpdateId, addresses: &[u64]) -> Result<[u8; SECR
 /// # Errors
 /// When something stays.
 pub fn release(paths: &Paths, addresses: &[u64]) -> Result<()> {
-    let dir = place(paths);
-    if dir.exists() {
-        let wiped = wipe(&dir);
-        match nix::mount::umount2(&dir, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(Errno::EINVAL) => {}
-            Err(e) => return Err(e.into()),
-        }
-        shrink_pool(paths)?;
-        fs::remove_dir(dir)?;
+    let share = Share::of(paths, USER);
+    if share.dir().exists() {
+        let wiped = wipe(&share.dir());
+        share.unmount()?;
+        share.shrink(u64::MAX)?;
         wiped?;
     } else if ensure_kept(paths, addresses).is_ok() {
         let memory = OpenOptions::new().write(true).open(paths.at("/dev/mem"))?;
@@ -164,42 +156,6 @@ fn ensure_kept(paths: &Paths, addresses: &[u64]) -> Result<()> {
     let kept = |word: &String| super::cmdline::split(&line).contains(&word.as_str());
     ensure!(words(addresses).all(|word| kept(&word)), "the memory that held it was given up: the machine was reset");
     Ok(())
-}
-
-fn place(paths: &Paths) -> PathBuf {
-    paths.run_dir().join("handover")
-}
-
-/// hugetlbfs takes its pages from a pool that is as large as it is told to be, if there is memory. How much it has grown is
-/// kept: others have their pages in it as well.
-fn resize_pool(paths: &Paths, more: i64) -> Result<()> {
-    let pool = paths.at(POOL);
-    let before = number(&pool)?;
-    fs::write(&pool, (before + more).max(0).to_string())?;
-    let grown = grown(paths)? + number(&pool)? - before;
-    Ok(fs::write(growth(paths), grown.to_string())?)
-}
-
-/// A pool that was never touched may not even be there.
-fn shrink_pool(paths: &Paths) -> Result<()> {
-    if growth(paths).exists() {
-        resize_pool(paths, -grown(paths)?)?;
-        fs::remove_file(growth(paths))?;
-    }
-    Ok(())
-}
-
-fn grown(paths: &Paths) -> Result<i64> {
-    let path = growth(paths);
-    if path.exists() { number(&path) } else { Ok(0) }
-}
-
-fn growth(paths: &Paths) -> PathBuf {
-    paths.run_dir().join("handover.pool")
-}
-
-fn number(path: &Path) -> Result<i64> {
-    Ok(fs::read_to_string(path)?.trim().parse()?)
 }
 
 fn render(id: &UpdateId, secret: &[u8; SECRET]) -> Vec<u8> {
@@ -268,27 +224,6 @@ mod tests {
         assert_eq!(unpacked(&header), None);
         header[0x202..0x206].copy_from_slice(b"HdrS");
         assert_eq!(unpacked(&header), Some(0x0345_6000));
-    }
-
-    #[test]
-    fn the_pool_shrinks_by_what_it_has_grown() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::below(dir.path());
-        let pool = paths.at(POOL);
-        fs::create_dir_all(pool.parent().unwrap()).unwrap();
-        fs::create_dir_all(paths.run_dir()).unwrap();
-        fs::write(&pool, "5\n").unwrap();
-        resize_pool(&paths, 16).unwrap();
-        resize_pool(&paths, 16).unwrap();
-        resize_pool(&paths, -29).unwrap();
-        assert_eq!((number(&pool).unwrap(), grown(&paths).unwrap()), (8, 3));
-        resize_pool(&paths, -grown(&paths).unwrap()).unwrap();
-        assert_eq!((number(&pool).unwrap(), grown(&paths).unwrap()), (5, 0));
-        resize_pool(&paths, 2).unwrap();
-        shrink_pool(&paths).unwrap();
-        assert_eq!((number(&pool).unwrap(), growth(&paths).exists()), (5, false));
-        fs::remove_file(&pool).unwrap();
-        shrink_pool(&paths).unwrap();
     }
 
     #[test]

@@ -3,11 +3,13 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::segments;
 use crate::paths::Paths;
 use crate::sys;
 use crate::update::TargetKernel;
@@ -23,6 +25,9 @@ pub enum KexecError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is not to be known where the target's parts will be put.
+    #[error("cannot see where kexec will put the target kernel: {0}")]
+    Untold(io::Error),
     /// The command line holds a NUL byte.
     #[error("the command line holds a NUL byte")]
     CommandLine,
@@ -51,14 +56,30 @@ pub fn loaded(paths: &Paths) -> io::Result<bool> {
 /// # Errors
 /// [`KexecError`]; what was loaded before is then still loaded.
 pub fn load(paths: &Paths, target: &TargetKernel, cmdline: &str) -> Result<(), KexecError> {
+    load_with(paths, target, cmdline, false)
+}
+
+/// The same; gives the physical memory that its parts will be put to at the switch.
+///
+/// # Errors
+/// The same; also when the kernel does not tell.
+pub fn load_and_tell(paths: &Paths, target: &TargetKernel, cmdline: &str) -> Result<Vec<Range<u64>>, KexecError> {
+    let mut log = segments::Log::begin(paths).map_err(KexecError::Untold)?;
+    load_with(paths, target, cmdline, true)?;
+    log.segments().map_err(KexecError::Untold)
+}
+
+fn load_with(paths: &Paths, target: &TargetKernel, cmdline: &str, tell: bool) -> Result<(), KexecError> {
     let open = |path: &Path| File::open(path).map_err(|source| KexecError::Open { path: path.into(), source });
     let line = CString::new(cmdline).map_err(|_| KexecError::CommandLine)?;
     let image = open(&target.image)?;
     let initrd = target.initrd.as_deref().map(open).transpose()?;
-    sys::kexec::load(image.as_fd(), initrd.as_ref().map(AsFd::as_fd), &line).map_err(|errno| KexecError::Refused {
-        what: target.image.display().to_string(),
-        why: explain(errno, &Limits::read(paths)),
-        errno,
+    sys::kexec::load(image.as_fd(), initrd.as_ref().map(AsFd::as_fd), &line, tell).map_err(|errno| {
+        KexecError::Refused {
+            what: target.image.display().to_string(),
+            why: explain(errno, &Limits::read(paths)),
+            errno,
+        }
     })
 }
 

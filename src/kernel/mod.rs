@@ -1,13 +1,18 @@
 //! Kernels: which are installed, which one is next, what it is told, and how it is loaded.
 
 pub mod cmdline;
+pub mod give_back;
 pub mod handover;
+pub mod hugepool;
 pub mod initrd;
 mod installed;
 pub mod kexec;
 pub mod panic;
 mod pids;
+pub mod regions;
+pub mod segments;
 mod staged;
+pub mod taken;
 mod target;
 mod version;
 

@@ -5,6 +5,7 @@ pub mod canary;
 mod finding;
 mod machine;
 mod needs;
+mod storage;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,8 @@ pub use unit::NOT_RUNNING;
 use crate::config::Settings;
 use crate::inspect::{self, UnitProcs};
 use crate::paths::Paths;
-use crate::unit::{PreserveSpec, UnitError, UnitFile, UnitName};
+use crate::unit::{PreserveSpec, Storage, UnitError, UnitFile, UnitName};
+use crate::update::ram;
 
 /// Helpers of ExecStartPost= and the like may run beside the main process for a while.
 const HELPERS_GO_WITHIN: Duration = Duration::from_secs(2);
@@ -32,7 +34,7 @@ const HELPERS_GO_WITHIN: Duration = Duration::from_secs(2);
 pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let host = unit::Host::read(paths, settings)?;
-    let mut needs = Needs::default();
+    let (mut needs, mut wants) = (Needs::default(), Vec::new());
     for (name, loaded) in load(paths, units, &mut report) {
         let findings = match loaded {
             Ok((file, spec)) => match settled(paths, &name) {
@@ -41,6 +43,11 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
                     // What cannot be preserved has no image, even where its restart is accepted.
                     if !findings.iter().any(|f| f.severity == Severity::Blocker) {
                         needs.add(&procs);
+                        let storage = ram::storage(&spec, settings);
+                        let running = !findings.iter().any(|f| f.id == NOT_RUNNING);
+                        if storage != Storage::Disk && running {
+                            wants.push((name.clone(), storage, procs.image_size()));
+                        }
                     }
                     findings
                 }
@@ -51,6 +58,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
         report.units.insert(name, findings);
     }
     machine::check(paths, settings, target, &needs, &mut report);
+    storage::ask(paths, &wants, &mut report);
     Ok(report)
 }
 

@@ -5,9 +5,13 @@
 //! checkpoint overwrites an earlier one in place, and a restore needs no merge. Windows rather than the address itself,
 //! because ext4 knows no offset of 128 TiB, and because a slot is what a huge page holds.
 
+pub mod arena;
 pub mod disk;
 pub mod foam;
 pub mod index;
+pub mod pmem;
+pub mod ram;
+pub mod runs;
 pub mod sealed;
 pub mod vault;
 pub mod window;
@@ -37,6 +41,14 @@ pub trait Medium: Send + Sync {
     /// # Errors
     /// As the medium's; also when nothing was ever written there.
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
+
+    /// The same from a second place, where what was written went as well.
+    ///
+    /// # Errors
+    /// When there is none, or as the medium's.
+    fn read_copy(&self, _offset: u64, _data: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Returns when what was written will be there after the switch.
     ///

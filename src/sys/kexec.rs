@@ -13,13 +13,17 @@ const KEXEC_FILE_UNLOAD: c_ulong = 1;
 /// `linux/kexec.h`.
 const KEXEC_FILE_NO_INITRAMFS: c_ulong = 4;
 
-/// Loads `kernel` as the target of the next kexec, in place of one that is loaded already.
+/// `linux/kexec.h`, since Linux 6.8.
+const KEXEC_FILE_DEBUG: c_ulong = 8;
+
+/// Loads `kernel` as the target of the next kexec, in place of one that is loaded already. `tell`: the kernel's log says
+/// where its parts will be put; kernels before 6.8 do not know how (EINVAL).
 ///
 /// # Errors
 /// As kexec_file_load(2) says; what was loaded before is then still loaded.
-pub fn load(kernel: BorrowedFd<'_>, initrd: Option<BorrowedFd<'_>>, cmdline: &CStr) -> Result<()> {
+pub fn load(kernel: BorrowedFd<'_>, initrd: Option<BorrowedFd<'_>>, cmdline: &CStr, tell: bool) -> Result<()> {
     let line = cmdline.to_bytes_with_nul();
-    let flags = if initrd.is_none() { KEXEC_FILE_NO_INITRAMFS } else { 0 };
+    let flags = if initrd.is_none() { KEXEC_FILE_NO_INITRAMFS } else { 0 } | if tell { KEXEC_FILE_DEBUG } else { 0 };
     // The system call looks at c_long-sized arguments, hence the widening.
     let initrd = initrd.map_or(-1, |fd| c_long::from(fd.as_raw_fd()));
     // SAFETY: both descriptors are borrowed for the call (-1 goes with NO_INITRAMFS); `line` is valid for its length,

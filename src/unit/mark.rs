@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::preserve::{Adjust, Fallback, Origin, PreserveSpec};
+use super::preserve::{Adjust, Fallback, Origin, PreserveSpec, Storage};
 use super::{UnitError, UnitFile, UnitName, load};
 use crate::paths::Paths;
 use crate::sys::atomic;
@@ -19,6 +19,8 @@ pub struct MarkOptions {
     pub health_check: Option<String>,
     /// `KUPFallback=`.
     pub fallback: Option<Fallback>,
+    /// `KUPStorage=`.
+    pub storage: Option<Storage>,
     /// `KUPAdjust=`.
     pub adjust: Vec<Adjust>,
 }
@@ -176,6 +178,9 @@ pub fn render(verb: &str, unit: &UnitName, preserve: bool, options: &MarkOptions
     }
     if let Some(fallback) = options.fallback {
         text += &format!("KUPFallback={}\n", fallback.as_str());
+    }
+    if let Some(storage) = options.storage {
+        text += &format!("KUPStorage={}\n", storage.as_str());
     }
     if !options.adjust.is_empty() {
         let words: Vec<_> = options.adjust.iter().map(|a| a.as_str()).collect();

@@ -14,4 +14,4 @@ pub use adjust::{Adjustment, PLACEHOLDER, Refusal, adjustments, refusals};
 pub use error::UnitError;
 pub use load::{GENERATED, UnitFile, Value, load};
 pub use name::{BadUnitName, UnitName};
-pub use preserve::{Adjust, Fallback, Marked, Origin, PreserveSpec, marked, scan};
+pub use preserve::{Adjust, Fallback, Marked, Origin, PreserveSpec, Storage, marked, scan};

@@ -66,6 +66,35 @@ impl Fallback {
     }
 }
 
+/// Where a unit's memory is kept over the switch (`KUPStorage=`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Storage {
+    /// In RAM where that can be, else on the disk.
+    Auto,
+    /// On the disk.
+    #[default]
+    Disk,
+    /// In RAM, or there is no update.
+    Ram,
+}
+
+impl Storage {
+    /// As it is written behind `KUPStorage=`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Storage::Auto => "auto",
+            Storage::Disk => "disk",
+            Storage::Ram => "ram",
+        }
+    }
+
+    /// The storage of that name.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Storage::Auto, Storage::Disk, Storage::Ram].into_iter().find(|s| s.as_str() == word)
+    }
+}
+
 /// Where an assignment stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -92,6 +121,8 @@ pub struct PreserveSpec {
     pub health_check: Option<String>,
     /// `KUPFallback=`; the machine's setting where absent.
     pub fallback: Option<Fallback>,
+    /// `KUPStorage=`; the machine's setting where absent.
+    pub storage: Option<Storage>,
     /// `KUPAdjust=`, without repetitions, in their own order.
     pub adjust: Vec<Adjust>,
 }
@@ -113,6 +144,11 @@ impl PreserveSpec {
             let fallback = Fallback::from_word(value.as_str());
             spec.fallback =
                 Some(fallback.ok_or_else(|| unknown(unit, "KUPFallback", value, value.as_str(), "disk, none"))?);
+        }
+        if let Some(value) = last(unit, "KUPStorage") {
+            let storage = Storage::from_word(value.as_str());
+            spec.storage =
+                Some(storage.ok_or_else(|| unknown(unit, "KUPStorage", value, value.as_str(), "auto, disk, ram"))?);
         }
         for value in unit.all_of(is_key("KUPAdjust")) {
             for word in value.as_str().split_ascii_whitespace() {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use super::{ballast, bless, encryption, memory};
-use super::{order, undo};
+use super::{order, ram, undo};
 use crate::config::{Initrd, Settings};
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::kernel::initrd;
@@ -147,9 +147,7 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     extra.extend(trial.iter().map(String::as_str));
     let secret = if settings.encryption { encryption::prepare(paths, record)? } else { Vec::new() };
     extra.extend(secret.iter().map(String::as_str));
-    let words = Ours { direction: Direction::There, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
-    let cmdline = kernel::cmdline::make(&running, &record.target.image, &words)?;
-    load(paths, settings, &record.target, &cmdline)?;
+    load(paths, settings, record, &running, &extra)?;
     faults::at("arm.loaded")?;
     criu::warm();
     order::arrange(systemd, record)?;
@@ -158,8 +156,28 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     Ok(faults::at("arm.armed")?)
 }
 
-/// The record goes on naming the distribution's initrd: it is what the boot loader has, and what a way back uses.
-fn load(paths: &Paths, settings: &Settings, target: &TargetKernel, cmdline: &str) -> Result<()> {
+/// Loads the target, with memory set aside for what stays in RAM.
+fn load(paths: &Paths, settings: &Settings, record: &mut Record, running: &str, extra: &[&str]) -> Result<()> {
+    let (id, pid_floor, target) = (record.id.clone(), record.pid_floor, with_initrd(paths, settings, &record.target));
+    let cmdline = |more: &[String]| {
+        let extra: Vec<&str> = extra.iter().copied().chain(more.iter().map(String::as_str)).collect();
+        let words = Ours { direction: Direction::There, id: &id, pid_floor, extra: &extra };
+        kernel::cmdline::make(running, &target.image, &words)
+    };
+    let tell = |more: &[String]| Ok(kernel::kexec::load_and_tell(paths, &target, &cmdline(more)?)?);
+    let loaded = ram::prepare(paths, settings, record, tell).and_then(|told| {
+        if !told {
+            kernel::kexec::load(paths, &target, &cmdline(&[])?)?;
+        }
+        Ok(())
+    });
+    initrd::clear(paths)?;
+    loaded
+}
+
+/// The target as it is loaded. The record goes on naming the distribution's initrd: it is what the boot loader has, and what
+/// a way back uses.
+fn with_initrd(paths: &Paths, settings: &Settings, target: &TargetKernel) -> TargetKernel {
     let mut target = target.clone();
     if settings.initrd == Initrd::Small && target.initrd.is_some() {
         match initrd::build(paths, &target.release) {
@@ -168,9 +186,7 @@ fn load(paths: &Paths, settings: &Settings, target: &TargetKernel, cmdline: &str
             Err(e) => tracing::warn!("the target begins with the distribution's initrd: {e:#}"),
         }
     }
-    let loaded = kernel::kexec::load(paths, &target, cmdline);
-    initrd::clear(paths)?;
-    Ok(loaded?)
+    target
 }
 
 /// Recorded first: what the pin replaces must be known also when the machine goes down while it is made.

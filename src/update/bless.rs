@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Event, History, HistoryLine, Lock, Record, State, UnitState, ballast, encryption, memory, trial, undo};
+use super::{
+    Event, History, HistoryLine, Lock, Record, State, UnitState, ballast, encryption, memory, ram, trial, undo,
+};
 use crate::config::Settings;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -80,6 +82,7 @@ pub fn run(paths: &Paths) -> Result<()> {
 pub fn finish(paths: &Paths, record: &mut Record) -> Result<()> {
     History::append(&paths.history(), &HistoryLine::from(&*record))?;
     encryption::end(paths, record)?;
+    ram::end(paths, record)?;
     undo::wipe(&paths.images_root())?;
     let _ = ballast::throw(&paths.record());
     record.wiped = true;

@@ -4,6 +4,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,17 +12,18 @@ use anyhow::{Context, Result, bail, ensure};
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
 use super::precopy::Precopied;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, order, trial, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, order, ram, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::links::{self, LINKS};
 use crate::net::lock::{self, Connection, LockSpec};
 use crate::net::repair;
 use crate::paths::Paths;
+use crate::store::arena::Arena;
 use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
 use crate::systemd::Systemd;
-use crate::unit::{self, UnitName};
+use crate::unit::{self, Storage, UnitName};
 use crate::{boot, criu, faults, inspect, kernel};
 
 /// Target that systemd starts for `systemctl kexec`.
@@ -77,7 +79,9 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let images = make_images(paths, record, &units)?;
     save_links(paths, &images);
     keep_systemd_calm(systemd, &units)?;
-    let plans = units.iter().map(|u| plan(paths, systemd, u, record, &settings)).collect::<Result<Vec<_>>>()?;
+    let arena = ram::arena(paths, record)?;
+    let plan = |unit| plan(paths, systemd, unit, record, &settings, arena.as_ref());
+    let plans = units.iter().map(plan).collect::<Result<Vec<_>>>()?;
     for plan in &plans {
         // Known from before anything is frozen, so that it can be thawed whatever happens.
         record.units.entry(plan.unit.clone()).or_default().cgroup = plan.status.cgroup.clone();
@@ -113,7 +117,8 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
                 scope.spawn(move || dump_one(plan, criu, &images, stored, seat))
             })
             .collect();
-        let verdict = all_ready(&chair, record).and_then(|()| commit(paths, record, &images, phase));
+        let ready = all_ready(&chair, record).and_then(|()| stays(record, arena.as_deref()));
+        let verdict = ready.and_then(|()| commit(paths, record, &images, phase));
         let go = verdict.is_ok();
         if go {
             trial::begin(paths, systemd, record);
@@ -243,10 +248,24 @@ fn drop_in_dir(unit: &UnitName) -> PathBuf {
     Path::new("/run/systemd/system").join(format!("{unit}.d"))
 }
 
-fn plan(paths: &Paths, systemd: &Systemd, unit: &UnitName, record: &Record, settings: &Settings) -> Result<Plan> {
+/// What is in RAM has to be where the new kernel is told to find it.
+fn stays(record: &Record, arena: Option<&Arena>) -> Result<()> {
+    let (Some(handed), Some(arena)) = (&record.ram, arena) else { return Ok(()) };
+    Ok(arena.check(&handed.runs)?)
+}
+
+fn plan(
+    paths: &Paths,
+    systemd: &Systemd,
+    unit: &UnitName,
+    record: &Record,
+    settings: &Settings,
+    arena: Option<&Arc<Arena>>,
+) -> Result<Plan> {
     let spec = unit::PreserveSpec::of(&unit::load(paths, unit)?)?;
     Ok(Plan {
         fallback: spec.fallback.unwrap_or(settings.fallback),
+        arena: arena.filter(|_| ram::storage(&spec, settings) != Storage::Disk).cloned(),
         unit: unit.clone(),
         status: systemd.status(unit.as_str())?,
         volatile: systemd.volatile(unit.as_str())?,

@@ -5,14 +5,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::precopy::{self, Precopied};
+use super::precopy::{self, Precopied, Where};
 use super::{ExternalFile, UnitRecord, UnitState, carry, complete, huge, manifest, oom, timers};
 use crate::criu::{Dump, Externals, PageError, PageServer, plain};
 use crate::inspect::{self, UnitProcs};
 use crate::net::repair;
+use crate::store::arena::Arena;
+use crate::store::ram::Ram;
 use crate::sys::{self, freezer::Freezer};
 use crate::systemd::{Status, Volatile};
 use crate::unit::{Fallback, UnitName};
@@ -36,6 +39,8 @@ pub struct Plan {
     pub ghost_limit: u32,
     /// What it falls back on.
     pub fallback: Fallback,
+    /// What stays in RAM over the switch, where its memory is to.
+    pub arena: Option<Arc<Arena>>,
 }
 
 impl Plan {
@@ -44,12 +49,13 @@ impl Plan {
     /// # Errors
     /// When it is not there, or `images` cannot be written to.
     pub fn precopy(&self, criu: &Path, images: &Path) -> Result<Precopied> {
+        let place = Where { images, arena: self.arena.clone(), copied: self.fallback == Fallback::Disk };
         // What a device writes into memory by itself, the kernel does not count as changed.
         if inspect::unit(&self.unit)?.mappings().any(|(_, m)| m.is_aio()) {
-            return precopy::none(images);
+            return precopy::none(&place);
         }
         let namespaces = entered(self.status.main_pid)?;
-        precopy::run(&self.dump(criu, images, &namespaces))
+        precopy::run(&self.dump(criu, images, &namespaces), &place)
     }
 
     fn dump<'a>(&self, criu: &'a Path, images: &'a Path, namespaces: &'a [String]) -> Dump<'a> {
@@ -72,6 +78,7 @@ impl Plan {
         ensure!(self.status.main_pid > 0, "it has no main process (it is {})", self.status.active);
         let namespaces = entered(self.status.main_pid)?;
         let (server, socket) = PageServer::start(stored.foam)?;
+        let ram = stored.ram;
         let dump = self.dump(criu, images, &namespaces);
         let dump = Dump { pages: Some(socket), parent: stored.parent.as_deref(), ..dump };
         // Asked before CRIU traces it: only one can.
@@ -93,7 +100,7 @@ impl Plan {
                 let (Some((mut found, procs)), Some(server)) = (record.borrow_mut().take(), server.take()) else {
                     return false;
                 };
-                match self.finish(&mut found, &procs, server, images) {
+                match self.finish(&mut found, &procs, (server, ram.as_deref()), images) {
                     Ok(()) => complete(found),
                     Err(e) => {
                         trouble = Some(e);
@@ -115,9 +122,19 @@ impl Plan {
 
     /// Adds to CRIU's image what CRIU does not dump, and seals it. Whatever becomes of CRIU from here on, the tasks stand
     /// still until somebody thaws them.
-    fn finish(&self, found: &mut UnitRecord, procs: &UnitProcs, server: PageServer, images: &Path) -> Result<()> {
+    fn finish(
+        &self,
+        found: &mut UnitRecord,
+        procs: &UnitProcs,
+        (server, ram): (PageServer, Option<&Ram>),
+        images: &Path,
+    ) -> Result<()> {
         Freezer::of(&self.status.cgroup).freeze().context("its control group cannot be frozen")?;
         complete::check(procs, &plain::finish(server.finish()?, images)?)?;
+        if let Some(table) = ram.map(Ram::table) {
+            tracing::info!("{}: {} MiB of its memory are in RAM", self.unit, table.bytes() >> 20);
+            fs::write(images.join(plain::RAM), table.encode())?;
+        }
         precopy::forget(images)?;
         let shared = procs.posix_shared_memory();
         let shared = shared.iter().map(|path| path.to_string_lossy().into_owned());

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use super::{Lock, Record, ThisBoot, UnitRecord, UnitState, manifest, undo};
+use super::{Lock, Record, ThisBoot, UnitRecord, UnitState, manifest, ram, undo};
 use crate::criu::{plain, pstree};
 use crate::paths::Paths;
 use crate::sys::{self, trust};
@@ -35,7 +35,8 @@ pub fn export(paths: &Paths, unit: &UnitName, dir: &Path) -> Result<()> {
     );
     manifest::verify(&images, found.manifest.as_deref().unwrap_or_default())?;
     own_and_empty(dir)?;
-    let exported = plain::open(&images).and_then(|memory| plain::export(&memory, &images, dir));
+    let exported =
+        ram::frames(paths, &record).and_then(|frames| Ok(plain::export(&plain::open(&images, frames)?, &images, dir)?));
     exported.inspect_err(|_| drop(undo::empty(dir)))?;
     manifest::remove(dir)
 }

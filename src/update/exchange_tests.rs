@@ -105,7 +105,7 @@ fn it_goes_out_is_changed_and_comes_back() {
     let (record, mut page) = (Record::load(&bench.paths.record()).unwrap().unwrap(), [0; PAGE as usize]);
     let digest = record.units[&bench.unit].manifest.clone().unwrap();
     manifest::verify(&bench.images(), &digest).unwrap();
-    plain::open(&bench.images()).unwrap().process(PID).unwrap().read(ADDRESS, &mut page).unwrap();
+    plain::open(&bench.images(), None).unwrap().process(PID).unwrap().read(ADDRESS, &mut page).unwrap();
     assert_eq!(page, [b'b'; PAGE as usize]);
     assert!(!bench.paths.images("5a").join(NEW).exists());
     assert_eq!(bench.export("again"), "");

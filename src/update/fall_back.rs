@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::restore_all::end_tasks;
-use super::{Record, TargetKernel, encryption};
+use super::{Record, TargetKernel, encryption, ram};
 use crate::config::Settings;
 use crate::kernel;
 use crate::kernel::cmdline::{Direction, Ours};
@@ -49,7 +49,8 @@ fn load_source(paths: &Paths, record: &Record) -> Result<()> {
     let settings = Settings::load(paths)?;
     let secret = encryption::words(record);
     let mut extra = kernel::cmdline::split(&settings.kernel_arguments);
-    extra.extend(secret.iter().map(String::as_str));
+    let memory = ram::words(record);
+    extra.extend(secret.iter().chain(&memory).map(String::as_str));
     let running = fs::read_to_string(paths.cmdline())?;
     let words = Ours { direction: Direction::Back, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
     let cmdline = kernel::cmdline::make(&running, &source.image, &words)?;

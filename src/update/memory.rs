@@ -10,7 +10,7 @@ use libsystemd::daemon::{NotifyState, notify};
 use nix::sys::signal::Signal;
 
 use super::restore_unit::is_placeholder;
-use super::{Record, UnitRecord, UnitState, huge};
+use super::{Record, UnitRecord, UnitState, huge, ram};
 use crate::criu::plain;
 use crate::pager::{Pager, Service, fdstore, socket};
 use crate::paths::Paths;
@@ -53,8 +53,17 @@ pub fn stop(systemd: &Systemd, unit: &UnitName) {
 /// # Errors
 /// When it takes longer than `timeout`.
 pub fn wait(systemd: &Systemd, record: &Record, timeout: Duration) -> Result<()> {
+    let names: Vec<_> = record.units_in(UnitState::Resumed).cloned().collect();
+    wait_for(systemd, &names, timeout)
+}
+
+/// The same for `units`, whatever the record says of them.
+///
+/// # Errors
+/// The same.
+pub fn wait_for(systemd: &Systemd, units: &[UnitName], timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
-    while let Some(name) = late(systemd, record)? {
+    while let Some(name) = first_late(systemd, units)? {
         if Instant::now() > deadline {
             bail!("{name} did not have its memory back within {} s", timeout.as_secs());
         }
@@ -68,7 +77,11 @@ pub fn wait(systemd: &Systemd, record: &Record, timeout: Duration) -> Result<()>
 /// # Errors
 /// When systemd does not answer.
 pub fn late<'a>(systemd: &Systemd, record: &'a Record) -> Result<Option<&'a UnitName>> {
-    for name in record.units_in(UnitState::Resumed) {
+    first_late(systemd, record.units_in(UnitState::Resumed))
+}
+
+fn first_late<'a>(systemd: &Systemd, units: impl IntoIterator<Item = &'a UnitName>) -> Result<Option<&'a UnitName>> {
+    for name in units {
         let active = systemd.status(&pager_of(name))?.active;
         if matches!(active.as_str(), "activating" | "active" | "deactivating") {
             return Ok(Some(name));
@@ -115,7 +128,13 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
     };
     // Asked now: there may be no bus when it matters.
     let cgroup = Systemd::connect()?.status(unit.as_str())?.cgroup;
-    let sealed = plain::open(&images)?;
+    // Without it, what is on the disk has to do.
+    let frames = ram::frames(paths, &record).unwrap_or_else(|e| {
+        tracing::error!("what was kept in RAM cannot be read: {e:#}");
+        None
+    });
+    let from = if frames.is_some() && images.join(plain::RAM).exists() { "RAM" } else { "the disk" };
+    let sealed = plain::open(&images, frames)?;
     let memory = |pid| -> io::Result<Arc<dyn Memory>> {
         let memory = sealed.process(pid).ok_or_else(|| io::Error::other("nothing is stored of it"))?;
         Ok(memory)
@@ -130,7 +149,7 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
     };
     match pager.run(&service) {
         Ok(report) => tracing::info!(
-            "{unit} has all its memory: {} MiB, {} faults were served first, {} huge pages",
+            "{unit} has all its memory: {} MiB, {} faults were served first, {} huge pages, from {from}",
             report.filled >> 20,
             report.faults,
             report.huge

@@ -21,6 +21,7 @@ pub mod memory;
 mod oom;
 mod order;
 mod precopy;
+pub mod ram;
 mod record;
 pub mod recover;
 pub mod restore;

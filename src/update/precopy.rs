@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 
 use super::undo;
 use crate::criu::{Dump, PageServer, plain};
+use crate::store::arena::Arena;
+use crate::store::ram::Ram;
 use crate::store::{Disk, Foam, Medium};
 
 /// What is dumped within the time that CRIU needs for everything else, bytes.
@@ -27,6 +29,8 @@ const ROUNDS: &str = "rounds";
 pub struct Precopied {
     /// Its memory.
     pub foam: Foam,
+    /// Where that is, when it is not on the disk alone.
+    pub ram: Option<Arc<Ram>>,
     /// The images of the last round, as [`Dump::parent`] takes them.
     pub parent: Option<String>,
 }
@@ -38,15 +42,26 @@ struct Round {
     time: Duration,
 }
 
+/// Where a unit's memory is to be stored.
+#[derive(Debug, Clone)]
+pub struct Where<'a> {
+    /// The directory of its images.
+    pub images: &'a Path,
+    /// What stays in RAM over the switch, for a unit that has part in it.
+    pub arena: Option<Arc<Arena>>,
+    /// Is it to be on the disk in any case?
+    pub copied: bool,
+}
+
 /// Stores the memory that `last`, the dump that follows, is about, in as many rounds as pay. Where the kernel or CRIU cannot
 /// do it, nothing is stored yet: the last dump takes all at once then.
 ///
 /// # Errors
 /// When its images' directory cannot be written to.
-pub fn run(last: &Dump) -> Result<Precopied> {
-    let images = last.images;
-    let disk = slots(images)?;
-    let mut stored = Precopied { foam: Foam::new(disk.clone()), parent: None };
+pub fn run(last: &Dump, place: &Where) -> Result<Precopied> {
+    let images = place.images;
+    let (medium, ram) = slots(place)?;
+    let mut stored = Precopied { foam: Foam::new(medium.clone()), ram: ram.clone(), parent: None };
     let mut rounds: Vec<Round> = Vec::new();
     let first = Instant::now();
     let fits = |rounds: &[Round]| first.elapsed() + rounds.last().map_or(Duration::ZERO, |last| last.time) < WITHIN;
@@ -60,11 +75,14 @@ pub fn run(last: &Dump) -> Result<Precopied> {
             Err(e) => {
                 tracing::info!("memory is not copied in advance: {e:#}");
                 // What an unfinished round has overwritten is spoilt.
-                return none(images);
+                if let Some(ram) = ram {
+                    ram.forget();
+                }
+                return none(place);
             }
         };
         // What is on disk by then does not have to be written while the unit stands still.
-        disk.sync().context("memory cannot be stored")?;
+        medium.sync().context("memory cannot be stored")?;
         rounds.push(Round { bytes: stored.foam.written(), time: begun.elapsed() });
     }
     tracing::debug!("memory copied in advance: {rounds:?}");
@@ -74,15 +92,26 @@ pub fn run(last: &Dump) -> Result<Precopied> {
 /// Nothing: the dump takes all at once.
 ///
 /// # Errors
-/// When `images` cannot be written to.
-pub fn none(images: &Path) -> Result<Precopied> {
-    Ok(Precopied { foam: Foam::new(slots(images)?), parent: None })
+/// When the images' directory cannot be written to.
+pub fn none(place: &Where) -> Result<Precopied> {
+    let (medium, ram) = slots(place)?;
+    Ok(Precopied { foam: Foam::new(medium), ram, parent: None })
 }
 
-fn slots(images: &Path) -> Result<Arc<Disk>> {
-    let path = images.join(plain::SLOTS);
+/// What pages are written to, and what of that is in RAM.
+type Slots = (Arc<dyn Medium>, Option<Arc<Ram>>);
+
+fn slots(place: &Where) -> Result<Slots> {
+    let path = place.images.join(plain::SLOTS);
     let _ = fs::remove_file(&path);
-    Ok(Arc::new(Disk::create(&path).context("memory cannot be stored")?))
+    let disk = Disk::create(&path).context("memory cannot be stored")?;
+    Ok(match place.arena.clone() {
+        Some(arena) => {
+            let ram = Arc::new(Ram::new(arena, disk, place.copied));
+            (ram.clone(), Some(ram))
+        }
+        None => (Arc::new(disk), None),
+    })
 }
 
 /// The rounds' images are of no use once the dump is there, and no part of it.
@@ -101,7 +130,7 @@ fn round(last: &Dump, images: &Path, stored: Precopied, n: usize) -> Result<Prec
     let dumped = Dump { criu, images, main_pid, namespaces, ghost_limit, pages, parent }.pre_dump();
     let foam = server.finish();
     dumped?;
-    Ok(Precopied { foam: foam?, parent: Some(format!("{ROUNDS}/{n}")) })
+    Ok(Precopied { foam: foam?, ram: stored.ram, parent: Some(format!("{ROUNDS}/{n}")) })
 }
 
 /// Does another round leave much less for the end? What a round writes was changed while the one before it went on, so that

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::ram::Handed;
 use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId, ballast};
 use crate::kernel::panic::PanicSettings;
 use crate::sys::atomic;
@@ -54,6 +55,9 @@ pub struct Record {
     /// Physical addresses of the pages that hold the key of encrypted images; none where they are not encrypted.
     #[serde(default)]
     pub handover: Option<Vec<u64>>,
+    /// The memory that is set aside to stay in RAM; none where no unit's does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram: Option<Handed>,
     /// Boot id of the boot in which units are restored, once there is one.
     #[serde(default)]
     pub restore_boot: Option<String>,
@@ -235,6 +239,7 @@ impl Record {
             panic: None,
             wiped: false,
             handover: None,
+            ram: None,
             restore_boot: None,
             ahead: Vec::new(),
             pid_floor: 0,

@@ -3,7 +3,7 @@
 use std::fs;
 
 use kup::unit::mark::{MarkError, MarkOptions, Preserved, Released, preserve, release};
-use kup::unit::{Adjust, Fallback, PreserveSpec, UnitError, marked};
+use kup::unit::{Adjust, Fallback, PreserveSpec, Storage, UnitError, marked};
 
 use super::{Tree, name};
 
@@ -37,13 +37,14 @@ fn options_are_written_and_checked() {
     let mut options = MarkOptions {
         health_check: Some("/bin/check".into()),
         fallback: Some(Fallback::Disk),
+        storage: Some(Storage::Ram),
         adjust: vec![Adjust::NoIoUring, Adjust::PrivateIpc],
     };
     preserve(&tree.paths(), &name("a"), &options).unwrap();
     let spec = PreserveSpec::of(&tree.load("a")).unwrap();
     assert_eq!(
-        (spec.health_check, spec.fallback, spec.adjust),
-        (options.health_check.clone(), options.fallback, options.adjust.clone())
+        (spec.health_check, spec.fallback, spec.storage, spec.adjust),
+        (options.health_check.clone(), options.fallback, options.storage, options.adjust.clone())
     );
     for bad in ["/bin/x\nKUPPreserve=no", "/bin/x \\"] {
         options.health_check = Some(bad.into());

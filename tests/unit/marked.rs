@@ -1,6 +1,6 @@
 //! Finding marked units.
 
-use kup::unit::{Adjust, Fallback, PreserveSpec, UnitError, marked, preserve};
+use kup::unit::{Adjust, Fallback, PreserveSpec, Storage, UnitError, marked, preserve};
 
 use super::{Tree, names};
 
@@ -97,12 +97,12 @@ fn a_mark_on_nothing_is_told() {
 #[test]
 fn everything_that_a_unit_can_say() {
     let tree = Tree::new();
-    let text =
-        "[X-KUP]\nKUPPreserve=yes\nKUPHealthCheck=/bin/check --url \"x y\"\nKUPFallback=none\nKUPAdjust=private-ipc\n";
+    let text = "[X-KUP]\nKUPPreserve=yes\nKUPHealthCheck=/bin/check --url \"x y\"\nKUPFallback=none\nKUPStorage=auto\nKUPAdjust=private-ipc\n";
     tree.vendor("a.service", text).admin("a.service.d/1.conf", "[Service]\nX-KUPAdjust=no-io-uring private-ipc\n");
     let spec = PreserveSpec::of(&tree.load("a")).unwrap();
     assert_eq!(spec.health_check.as_deref(), Some("/bin/check --url \"x y\""));
     assert_eq!(spec.fallback, Some(Fallback::None));
+    assert_eq!(spec.storage, Some(Storage::Auto));
     assert_eq!(spec.adjust, [Adjust::NoIoUring, Adjust::PrivateIpc]);
     tree.admin("a.service.d/2.conf", "[X-KUP]\nKUPAdjust=\nKUPAdjust=everything\n");
     let error = PreserveSpec::of(&tree.load("a")).unwrap_err().to_string();

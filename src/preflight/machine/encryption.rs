@@ -28,7 +28,7 @@ fn missing(paths: &Paths) -> Vec<Finding> {
         let message = format!("lockdown ({mode}) keeps the new kernel from reading the images' key in its memory");
         found.push(Finding::blocker("encryption.lockdown", message).fix("set Encryption=false in kup.toml"));
     }
-    for (path, what) in [("/dev/mem", "/dev/mem"), (kernel::handover::POOL, "huge pages of 2 MiB")] {
+    for (path, what) in [("/dev/mem", "/dev/mem"), (kernel::hugepool::POOL, "huge pages of 2 MiB")] {
         if !paths.at(path).exists() {
             let message = format!("the images' key cannot go to the new kernel in memory: this one has no {what}");
             found.push(Finding::blocker("encryption.memory", message).fix("set Encryption=false in kup.toml"));
@@ -56,7 +56,7 @@ mod tests {
         put("/usr/sbin/cryptsetup", "");
         put("/sbin/mkfs.ext4", "");
         put("/dev/mem", "");
-        put(kernel::handover::POOL, "0\n");
+        put(kernel::hugepool::POOL, "0\n");
         assert!(ids().is_empty());
         put("/sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
         assert_eq!(ids(), ["encryption.lockdown"]);

@@ -55,12 +55,15 @@ fn look_up(unit: &UnitFile, Assignment { section, key, .. }: &Assignment) {
 /// What a unit's files ask for can be written as a mark, and the mark asks for just that.
 fn comes_back(spec: &PreserveSpec) {
     let (health_check, fallback, adjust) = (spec.health_check.clone(), spec.fallback, spec.adjust.clone());
-    let options = MarkOptions { health_check, fallback, adjust };
+    let options = MarkOptions { health_check, fallback, storage: spec.storage, adjust };
     let name: UnitName = "b.service".parse().unwrap();
     let Ok(text) = mark::render("preserve", &name, true, &options) else { return };
     let mut unit = UnitFile::parse(name, Path::new("/b.service"), b"[Service]\n").unwrap();
     unit.drop_in(Path::new("/b.conf"), text.as_bytes());
     let back = PreserveSpec::of(&unit).unwrap();
-    assert_eq!((back.preserve, back.health_check, back.fallback), (true, options.health_check, options.fallback));
+    assert_eq!(
+        (back.preserve, back.health_check, back.fallback, back.storage),
+        (true, options.health_check, options.fallback, options.storage)
+    );
     assert_eq!(back.adjust, options.adjust);
 }

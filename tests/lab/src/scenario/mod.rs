@@ -17,6 +17,7 @@ mod packages;
 mod pager;
 mod pager_users;
 mod plain;
+mod ram;
 mod refuse;
 mod restore_failure;
 mod resume_once;
@@ -89,6 +90,8 @@ pub const ALL: &[Scenario] = &[
     small_initrd::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
+    ram::SCENARIO,
+    ram::RESET,
     soak::SCENARIO,
     faults::SCENARIOS[0],
     faults::SCENARIOS[1],

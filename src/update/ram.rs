@@ -1,0 +1,179 @@
+//! Memory that stays in RAM over the switch (`KUPStorage=ram`): which units want it, what is set aside for them, and how the
+//! machine gets it back.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{Record, UnitState, bless, memory};
+use crate::config::Settings;
+use crate::criu::plain;
+use crate::inspect;
+use crate::kernel::{give_back, regions, taken};
+use crate::paths::Paths;
+use crate::store::arena::{Arena, Frames};
+use crate::store::pmem::Pmem;
+use crate::store::ram::Table;
+use crate::store::runs::{self, Run};
+use crate::systemd::Systemd;
+use crate::unit::{self, PreserveSpec, Storage, UnitName};
+
+/// How long the new kernel may take to make devices of what came over, after the file systems are there.
+const DEVICES_WITHIN: Duration = Duration::from_secs(30);
+/// What a unit may grow until it stands still, beside an eighth of it, bytes.
+const SLACK: u64 = 16 << 20;
+
+/// What is set aside for an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handed {
+    /// The physical memory.
+    pub runs: Vec<Run>,
+    /// Bytes of it that the machine does not have back until its next boot, once that is known.
+    pub kept_back: Option<u64>,
+}
+
+/// Where a unit's memory is to go.
+pub fn storage(spec: &PreserveSpec, settings: &Settings) -> Storage {
+    spec.storage.unwrap_or(settings.storage)
+}
+
+/// Bytes that have to be set aside for a unit that has `size` bytes now.
+pub fn need(size: u64) -> u64 {
+    size + size / 8 + SLACK
+}
+
+/// Can memory stay in RAM over a switch to kernel `target`?
+///
+/// # Errors
+/// The reason why not.
+pub fn possible(paths: &Paths, target: &str) -> Result<()> {
+    const SINCE: (u32, u32) = (6, 8);
+    if !cfg!(target_arch = "x86_64") {
+        bail!("it works on x86-64 only");
+    }
+    let running = crate::kernel::running(paths)?;
+    let mut numbers = running.split(|c: char| !c.is_ascii_digit()).map_while(|word| word.parse().ok());
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < SINCE {
+        bail!("the running kernel {running} does not say where kexec puts the next one; Linux 6.8 does");
+    }
+    if !paths.at(crate::kernel::hugepool::POOL).exists() {
+        bail!("the running kernel has no huge pages of 2 MiB");
+    }
+    let nodes = fs::read_to_string(paths.at("/sys/devices/system/node/has_memory")).unwrap_or_default();
+    if nodes.contains([',', '-']) {
+        bail!("the machine has several NUMA nodes");
+    }
+    regions::are_supported(paths, target)
+}
+
+/// Sets memory aside for the units of `record` that want it, and loads the target with the words for it. `load` loads it with
+/// the words that it gets, and gives the memory that the target's parts will be put to. Where no unit gets any, `load` is not
+/// called. [`end`] undoes it.
+///
+/// # Errors
+/// Those of `load`; and what is in the way, where a unit wants it so and not otherwise.
+pub fn prepare(
+    paths: &Paths,
+    settings: &Settings,
+    record: &mut Record,
+    mut load: impl FnMut(&[String]) -> Result<Vec<Range<u64>>>,
+) -> Result<bool> {
+    let (mut bytes, mut must) = (0, false);
+    for name in record.units_in(UnitState::Running) {
+        let storage = storage(&PreserveSpec::of(&unit::load(paths, name)?)?, settings);
+        if storage != Storage::Disk {
+            bytes += need(inspect::unit(name)?.image_size());
+            must |= storage == Storage::Ram;
+        }
+    }
+    if bytes == 0 {
+        return Ok(false);
+    }
+    let settled = possible(paths, &record.target.release).and_then(|()| taken::Taken::take(paths, bytes));
+    let settled = settled.and_then(|taken| taken.settle(|runs| load(&taken::words(runs).collect::<Vec<_>>())));
+    match settled {
+        Ok(runs) => {
+            let mib = |bytes: u64| bytes >> 20;
+            let (all, lost) = (runs.iter().map(|run| run.length).sum(), runs::lost(&runs, taken::block(paths)));
+            tracing::info!(
+                "{} MiB of RAM in {} ranges go over the switch, {} MiB of it stay lost until the next boot",
+                mib(all),
+                runs.len(),
+                mib(lost)
+            );
+            record.ram = Some(Handed { runs, kept_back: None });
+            Ok(true)
+        }
+        Err(e) if must => Err(e.context("memory cannot stay in RAM (KUPStorage=ram)")),
+        Err(e) => {
+            tracing::info!("memory goes over the switch on disk, not in RAM: {e:#}");
+            taken::release(paths)?;
+            Ok(false)
+        }
+    }
+}
+
+/// The words for a kexec back.
+pub fn words(record: &Record) -> Vec<String> {
+    record.ram.iter().flat_map(|handed| taken::words(&handed.runs)).collect()
+}
+
+/// What was set aside, to be written to.
+///
+/// # Errors
+/// When it is not as it was.
+pub fn arena(paths: &Paths, record: &Record) -> Result<Option<Arc<Arena>>> {
+    record.ram.as_ref().map(|handed| Ok(Arc::new(taken::open(paths, &handed.runs)?))).transpose()
+}
+
+/// What came over the switch. None where nothing was set aside, or this kernel was not told of it: after a reset.
+///
+/// # Errors
+/// When it should be there, and is not.
+pub fn frames(paths: &Paths, record: &Record) -> Result<Option<Arc<dyn Frames>>> {
+    let Some(handed) = record.ram.as_ref().filter(|handed| regions::are_kept(paths, &handed.runs)) else {
+        return Ok(None);
+    };
+    regions::load(&regions::MODULES);
+    let devices = regions::devices(paths, &handed.runs, DEVICES_WITHIN)?;
+    Ok(Some(Arc::new(Pmem::open(&handed.runs, &devices)?)))
+}
+
+/// Fails where memory of `images` is in RAM alone and that is not `there`.
+///
+/// # Errors
+/// Says so.
+pub fn verify(images: &Path, there: Result<bool, &str>) -> Result<()> {
+    let path = images.join(plain::RAM);
+    if !path.exists() || there == Ok(true) || Table::decode(&fs::read(path)?)?.copied {
+        return Ok(());
+    }
+    match there {
+        Err(e) => bail!("its memory was kept in RAM, which cannot be read: {e}"),
+        Ok(_) => bail!("its memory was kept in RAM, and the machine was reset"),
+    }
+}
+
+/// Gives all of it back, of an update however it ended: in the boot in which it was set aside, or in that to which it came.
+///
+/// # Errors
+/// When something stays that need not. What a kernel does not take back is no error: the next boot has it.
+pub fn end(paths: &Paths, record: &mut Record) -> Result<()> {
+    let units: Vec<UnitName> = record.units.keys().cloned().collect();
+    if let Some(handed) = record.ram.as_mut().filter(|handed| regions::are_kept(paths, &handed.runs)) {
+        // A device under a pager is not taken away.
+        let given = memory::wait_for(&Systemd::connect()?, &units, bless::MEMORY_WITHIN)
+            .and_then(|()| give_back::give_back(paths, &handed.runs));
+        match given {
+            Ok(kept) => handed.kept_back = Some(kept),
+            Err(e) => tracing::error!("memory that was kept over the switch stays aside until the next boot: {e:#}"),
+        }
+    }
+    taken::release(paths).context("huge pages cannot be given back")
+}

@@ -1,0 +1,151 @@
+//! Memory that stays in RAM over the switch, and is the system's again afterwards.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Scenario;
+use super::afterwards::expect_nothing_left_of_update_to;
+use super::fallback::{Start, Trouble};
+use super::update::{Clients, expect_same, fill, observe, update_filled, verify};
+use crate::client::memcached::Keys;
+use crate::guest::{self, Service};
+use crate::ready::{STAGED, UNITS};
+use crate::runner::context::Ctx;
+
+/// Its entry in the registry.
+pub const SCENARIO: Scenario = Scenario {
+    name: "update-ram",
+    about: "services' memory stays in RAM over the kexec, is read from there, and is ordinary memory again afterwards",
+    from: STAGED,
+    all_only: true,
+    run,
+};
+
+const SETTINGS: &[u8] = b"Storage = \"ram\"\n";
+/// 64 MiB each.
+const KEYS: Keys = Keys::mib(64);
+/// What two kernels of one release may differ in, MiB.
+const TOLERANCE: u64 = 8;
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
+    ctx.vm.put_bytes(SETTINGS, "/etc/kup/kup.toml.d/ram.toml")?;
+    let services = fill(ctx, KEYS)?;
+    expect_check(ctx)?;
+    given_up(ctx)?;
+    let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
+    for (kernel, fallback) in [(new, "none"), (old, "disk")] {
+        ctx.vm.put_bytes(format!("Fallback = \"{fallback}\"\n").as_bytes(), "/etc/kup/kup.toml")?;
+        there(ctx, &services, &kernel, fallback)?;
+    }
+    Ok(())
+}
+
+/// An update to `kernel`. Its cost is what `fallback` changes: with a copy on the disk, all goes there before the switch.
+fn there(ctx: &mut Ctx, services: &[Service], kernel: &str, fallback: &str) -> Result<()> {
+    let before = observe(ctx)?;
+    let clients = Clients::connect(ctx, KEYS)?;
+    let memory = mem_total(ctx)?;
+    let record = guest::update(ctx, &format!("--target {kernel}"))?;
+    guest::expect_done(&record, &UNITS)?;
+    ctx.expect_kernel(kernel)?;
+    clients.finish(ctx)?;
+    expect_same(ctx, services, &before)?;
+    verify(ctx, KEYS)?;
+    expect_from_ram(ctx)?;
+    expect_nothing_left_of_update_to(ctx, kernel)?;
+    expect_given_back(ctx, memory)?;
+    for (name, took) in guest::phases(&record) {
+        ctx.figure(&format!("{name}, Fallback={fallback}"), took, "s");
+    }
+    Ok(())
+}
+
+fn expect_check(ctx: &mut Ctx) -> Result<()> {
+    let check = ctx.vm.ssh("kup check")?;
+    let said = check.matches("stays in RAM over the switch [memory.store]").count();
+    ensure!(said == UNITS.len(), "kup check says it of {said} units: {check}");
+    Ok(())
+}
+
+/// An armed update holds memory; `kup abort` gives it back.
+fn given_up(ctx: &mut Ctx) -> Result<()> {
+    ctx.step("armed, and given up");
+    ctx.vm.ssh("kup update --yes --stage-only")?;
+    let armed = ctx.vm.ssh("grep HugePages_Total /proc/meminfo; ls /run/kup/memory")?;
+    ctx.step(&armed.replace('\n', " "));
+    ensure!(armed.contains("pages"), "nothing is set aside: {armed}");
+    ctx.vm.ssh("kup abort")?;
+    let left = ctx.vm.ssh("ls -d /run/kup/memory* 2>/dev/null; grep -v '^0$' /proc/sys/vm/nr_hugepages; true")?;
+    ensure!(left.trim().is_empty(), "left behind: {left}");
+    Ok(())
+}
+
+fn mem_total(ctx: &Ctx) -> Result<u64> {
+    let text = ctx.vm.ssh("awk '/^MemTotal:/ { print $2 }' /proc/meminfo")?;
+    Ok(text.trim().parse::<u64>()? >> 10)
+}
+
+/// What the journal says of where memory was.
+fn expect_from_ram(ctx: &mut Ctx) -> Result<()> {
+    let told = ctx.vm.ssh("journalctl -b -o cat -t kup-worker | grep -E 'RAM|not as it was|all its memory'")?;
+    told.lines().for_each(|line| ctx.step(line));
+    for unit in UNITS {
+        let says = format!("{unit} has all its memory:");
+        let line = told.lines().find(|line| line.starts_with(&says)).context(says)?;
+        ensure!(line.ends_with("from RAM"), "not from RAM: {line}");
+    }
+    ensure!(!told.contains("not as it was"), "it has changed on the way: {told}");
+    Ok(())
+}
+
+/// The machine has the memory that it had, but for what the record says.
+fn expect_given_back(ctx: &mut Ctx, before: u64) -> Result<()> {
+    let record: Value = guest::record(&ctx.vm)?;
+    let kept = record["ram"]["kept_back"].as_u64().context("the record does not say what was kept back")? >> 20;
+    let now = mem_total(ctx)?;
+    ctx.figure("MemTotal before", before as f64, "MiB");
+    ctx.figure("MemTotal after", now as f64, "MiB");
+    ctx.figure("kept back until the next boot", kept as f64, "MiB");
+    ensure!(now + kept + TOLERANCE >= before, "the machine had {before} MiB and has {now}, {kept} are kept back");
+    let devices = ctx.vm.ssh("ls /dev/pmem* 2>/dev/null; true")?;
+    ensure!(devices.trim().is_empty(), "devices are left: {devices}");
+    Ok(())
+}
+
+/// Its entry in the registry.
+pub const RESET: Scenario = Scenario {
+    name: "fallback-ram",
+    about: "what is in RAM is lost with a reset, or damaged: the services come from their copy on the disk",
+    from: STAGED,
+    all_only: true,
+    run: reset,
+};
+
+/// Damages what came over the switch before anybody reads it.
+const DAMAGE: &str = "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine=kup.txn\nAfter=local-fs.target\n\
+    Before=kup-restore.service kup-netlock.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+    ExecStart=/bin/sh -c 'modprobe -a nd_e820 nd_pmem; for d in /dev/pmem*; do \
+    dd if=/dev/urandom of=$d bs=1M seek=2 count=32 conv=notrunc; done'\n[Install]\nWantedBy=sysinit.target\n";
+
+fn reset(ctx: &mut Ctx) -> Result<()> {
+    let start = Start::new(ctx)?;
+    Trouble::Panic.prepare(ctx)?;
+    ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
+    ctx.vm.put_bytes(SETTINGS, "/etc/kup/kup.toml.d/ram.toml")?;
+    ctx.step("kup update, and a panic");
+    let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    Trouble::Panic.happens(ctx)?;
+    start.expect_back(ctx)?;
+    ctx.step("kup update, and damage to what is in RAM");
+    ctx.vm.ssh("rm /etc/kup/kup.toml")?;
+    ctx.vm.put_bytes(DAMAGE.as_bytes(), "/etc/systemd/system/lab-damage.service")?;
+    ctx.vm.ssh("systemctl daemon-reload && systemctl enable lab-damage.service")?;
+    update_filled(ctx, KEYS)?;
+    let told = ctx.vm.ssh("journalctl -b -o cat -t kup-worker | grep -E 'not as it was|all its memory'")?;
+    told.lines().for_each(|line| ctx.step(line));
+    ensure!(told.contains("not as it was"), "nobody noticed the damage: {told}");
+    Ok(())
+}
