@@ -6,11 +6,15 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// Bytes of a huge page.
 pub const SIZE: u64 = 2 << 20;
+/// How often, and how long apart, a page is looked for that the kernel is moving.
+const LOOKS: usize = 100;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// The pages of a file on a hugetlbfs of 2 MiB pages. They stay where they are as long as the file does.
 #[derive(Debug)]
@@ -73,11 +77,17 @@ impl Pages {
     /// Physical address of a page, which is there from then on.
     ///
     /// # Errors
-    /// EPERM where addresses are hidden (CAP_SYS_ADMIN).
+    /// EPERM where addresses are hidden (CAP_SYS_ADMIN). EAGAIN: the kernel is moving it all the time.
     pub fn address(&self, page: usize) -> io::Result<u64> {
-        // SAFETY: the byte lies within the mapping. Volatile: it is read for the page to be there.
-        let _ = unsafe { self.place(page, 0, 1).read_volatile() };
-        physical(self.base.as_ptr() as u64 + page as u64 * SIZE)
+        for _ in 0..LOOKS {
+            // SAFETY: the byte lies within the mapping. Volatile: it is read for the page to be there.
+            let _ = unsafe { self.place(page, 0, 1).read_volatile() };
+            if let Some(address) = physical(self.base.as_ptr() as u64 + page as u64 * SIZE)? {
+                return Ok(address);
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        Err(io::Error::from_raw_os_error(nix::libc::EAGAIN))
     }
 }
 
@@ -99,11 +109,15 @@ pub fn fill(file: &File, content: &[u8]) -> io::Result<u64> {
     page.address(0)
 }
 
-/// Physical address of a page of this process: the kernel's admin-guide/mm/pagemap.rst.
-fn physical(address: u64) -> io::Result<u64> {
+/// Physical address of a page of this process: the kernel's admin-guide/mm/pagemap.rst. None of one that is not there now.
+fn physical(address: u64) -> io::Result<Option<u64>> {
     let mut entry = [0; 8];
     File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, address / 4096 * 8)?;
     let entry = u64::from_ne_bytes(entry);
     let (present, frame) = (entry >> 63 == 1, entry & ((1 << 55) - 1));
-    if present && frame != 0 { Ok(frame * 4096) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
+    match (present, frame) {
+        (false, _) => Ok(None),
+        (true, 0) => Err(io::Error::from_raw_os_error(nix::libc::EPERM)),
+        (true, frame) => Ok(Some(frame * 4096)),
+    }
 }
