@@ -30,12 +30,12 @@ pub fn give_back(paths: &Paths, runs: &[Run]) -> Result<u64> {
         .map(|run| one(paths, run).with_context(|| format!("at {:#x}", run.start)));
     let given = given.collect::<Vec<_>>().into_iter().collect::<Result<Vec<()>>>();
     online(paths, runs);
-    let kept = runs.iter().map(|run| run.length).sum::<u64>();
-    let kept = kept.saturating_sub(total(paths)?.saturating_sub(before));
+    let all = runs.iter().map(|run| run.length).sum::<u64>();
+    let kept = all.saturating_sub(total(paths)?.saturating_sub(before));
     tracing::info!(
-        "{} MiB are ordinary memory again but {} MiB; {} MiB are lost to alignment",
-        runs.iter().map(|run| run.length >> 20).sum::<u64>(),
-        kept >> 20,
+        "{} of {} MiB that came over the switch are ordinary memory again; {} MiB are lost to alignment until the next boot",
+        all.saturating_sub(kept) >> 20,
+        all >> 20,
         runs::lost(runs, block) >> 20
     );
     given.map(|_| kept)
