@@ -12,6 +12,34 @@ use crate::vm::BOOT_LIMIT;
 /// The one unit.
 const UNIT: &str = "memcached.service";
 
+/// Where kup keeps the memory over the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// In one sparse file per process.
+    Disk,
+    /// In RAM alone: what a reset would lose.
+    Ram,
+    /// In RAM, and once more on the disk for the way back to the old kernel.
+    RamAndDisk,
+}
+
+impl Store {
+    fn settings(self) -> &'static str {
+        match self {
+            Self::Disk => "Storage = \"disk\"\n",
+            Self::Ram => "Storage = \"ram\"\nFallback = \"none\"\n",
+            Self::RamAndDisk => "Storage = \"ram\"\nFallback = \"disk\"\n",
+        }
+    }
+
+    /// Has updates use it from now on.
+    pub fn choose(self, ctx: &mut Ctx) -> Result<()> {
+        ctx.step(&format!("{self:?}"));
+        ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
+        ctx.vm.put_bytes(self.settings().as_bytes(), "/etc/kup/kup.toml.d/bench.toml")
+    }
+}
+
 /// What an update took, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Took {
@@ -49,6 +77,8 @@ pub fn update(ctx: &mut Ctx, keys: Keys, written: u64) -> Result<Took> {
     ctx.step("reading every key");
     ctx.vm.peer().enter(|| memcached::verify(keys))??;
     ctx.vm.wait_idle(BOOT_LIMIT)?;
+    let out = ctx.vm.ssh("journalctl -b -o cat -t kup-worker | grep -E 'all its memory|ordinary memory'")?;
+    out.lines().for_each(|line| ctx.step(line));
     let checkpoint = guest::took(&record, &["freeze and dump"])?;
     Ok(Took { checkpoint, restore: guest::took(&record, &["verify", "restore"])?, blackout })
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::by_hand::{ByHand, Restore};
-use super::by_kup;
+use super::by_kup::{self, Store};
 use crate::client::memcached::Keys;
 use crate::ready::STAGED;
 use crate::runner::context::Ctx;
@@ -29,12 +29,21 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let mut results = Results::default();
     crius_own(ctx, keys, &mut results)?;
     // One line for each store, each an update to the machine's other kernel.
-    let foam = by_kup::update(ctx, keys, WRITTEN)?;
-    results.add("kup: FOAM on disk", foam.checkpoint, foam.restore);
+    let stores = [
+        ("kup: FOAM on disk", Store::Disk),
+        ("kup: FOAM in RAM", Store::Ram),
+        ("kup: FOAM in RAM, and on disk for the way back", Store::RamAndDisk),
+    ];
+    for (name, store) in stores {
+        store.choose(ctx)?;
+        let foam = by_kup::update(ctx, keys, WRITTEN)?;
+        results.add(name, foam.checkpoint, foam.restore);
+    }
     let mut table = results.table();
     table.note(format!("memcached with {mib} MiB of values, {WRITTEN} % of it written after each round"));
-    table
-        .note("(CRIU: once after each pre-dump; kup: all the while). Images end on the disk, and are read from there.");
+    table.note(
+        "(CRIU: once after each pre-dump; kup: all the while). CRIU's images end on the disk, and are read from there.",
+    );
     ctx.table(&table);
     Ok(())
 }

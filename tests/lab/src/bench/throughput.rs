@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{by_kup, chart};
+use super::by_kup::{self, Store};
+use super::chart;
 use crate::client::memcached::{self, Keys};
 use crate::guest::{self, LOAD_AGAIN};
 use crate::paths;
@@ -22,7 +23,7 @@ use crate::vm::{BOOT_LIMIT, Vm};
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
     name: "throughput",
-    about: "requests per second of a cache through kexec (empty afterwards) and kup, as CSV and SVG; time back to 90 %",
+    about: "requests per second of a cache through kexec (empty afterwards) and kup (disk, RAM), as CSV and SVG; time back to 90 %",
     from: STAGED,
     all_only: false,
     run,
@@ -40,19 +41,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     by_kup::memcached_alone(ctx)?;
-    let kup = measure(ctx, |ctx| {
-        let record = guest::update(ctx, "")?;
-        guest::expect_done(&record, &["memcached.service"])
-    })?;
-    // What an update keeps is all there; what a kexec loses is not looked for.
-    ctx.vm.peer().enter(|| memcached::verify(KEYS))??;
+    let (disk, ram) = (kup(ctx, Store::Disk)?, kup(ctx, Store::Ram)?);
     let kexec = measure(ctx, |ctx| {
         let before = ctx.vm.boot_id()?;
         ctx.step("systemctl kexec");
         ctx.vm.ssh(&format!("{LOAD_AGAIN} && systemctl kexec --no-block"))?;
         ctx.vm.wait_new_boot(&before, BOOT_LIMIT)
     })?;
-    let series = [("kup, disk", &kup), ("kexec, empty cache", &kexec)];
+    let series = [("kup, disk", &disk), ("kup, RAM", &ram), ("kexec, empty cache", &kexec)];
     write(ctx, &series)?;
     let mut table = Table::new(&[("before", "requests/s"), ("no answer", "s"), ("back to 90 %", "s")]);
     for (name, counts) in series {
@@ -62,6 +58,19 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     table.note(format!("both times from the first second without an answer; a miss costs {DATABASE:?} and one store"));
     ctx.table(&table);
     Ok(())
+}
+
+/// An update. What it keeps is all there; what a kexec loses is not looked for.
+fn kup(ctx: &mut Ctx, store: Store) -> Result<Vec<u32>> {
+    store.choose(ctx)?;
+    let target = guest::other_kernel(ctx)?;
+    let counts = measure(ctx, |ctx| {
+        let record = guest::update(ctx, &format!("--target {target}"))?;
+        guest::expect_done(&record, &["memcached.service"])
+    })?;
+    ctx.vm.peer().enter(|| memcached::verify(KEYS))??;
+    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    Ok(counts)
 }
 
 /// Fills the cache and has a client at work while the kernel changes, and after it until the throughput is what it was.

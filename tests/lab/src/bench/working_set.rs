@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::by_kup;
+use super::by_kup::{self, Store};
 use crate::client::memcached::Keys;
 use crate::ready::STAGED;
 use crate::runner::context::Ctx;
@@ -28,25 +28,33 @@ const WRITTEN: u64 = 10;
 fn run(ctx: &mut Ctx) -> Result<()> {
     by_kup::memcached_alone(ctx)?;
     let mut table = Table::new(&[("blackout", "s"), ("checkpoint", "s"), ("restore", "s")]);
-    let (mut smallest, mut largest) = (None, None);
+    for (name, store) in [("RAM", Store::Ram), ("disk", Store::Disk)] {
+        store.choose(ctx)?;
+        let growth = on(ctx, name, &mut table)?;
+        table.note(format!("{name}: the largest's blackout is {growth:.2} times the smallest's"));
+        ctx.figure(&format!("largest against smallest, {name}"), growth, "times");
+    }
+    ctx.table(&table);
+    Ok(())
+}
+
+/// All sizes on one store; gives the largest one's blackout over the smallest one's.
+fn on(ctx: &mut Ctx, name: &str, table: &mut Table) -> Result<f64> {
+    let mut blackouts = Vec::new();
     for mib in SIZES {
         let keys = Keys::mib(mib);
         if let Some(why) = too_large(ctx, keys)? {
-            table.note(format!("{mib} MiB left out: {why}"));
+            table.note(format!("{name}: {mib} MiB left out: {why}"));
             continue;
         }
         let took = by_kup::update(ctx, keys, WRITTEN)?;
-        table.row(&format!("{mib} MiB"), &[Some(took.blackout), Some(took.checkpoint), Some(took.restore)]);
-        smallest = smallest.or(Some(took.blackout));
-        largest = Some(took.blackout);
+        table.row(&format!("{name}, {mib} MiB"), &[Some(took.blackout), Some(took.checkpoint), Some(took.restore)]);
+        blackouts.push(took.blackout);
     }
-    let (Some(smallest), Some(largest)) = (smallest, largest) else {
+    let (Some(smallest), Some(largest)) = (blackouts.first(), blackouts.last()) else {
         bail!("not even {} MiB fit into this machine: more --memory", SIZES[0]);
     };
-    table.note(format!("the largest against the smallest: {:.2} times", largest / smallest));
-    ctx.table(&table);
-    ctx.figure("largest against smallest", largest / smallest, "times");
-    Ok(())
+    Ok(largest / smallest)
 }
 
 /// Why so much cannot be kept in this machine. Half of the memory stays free for what else there is.
