@@ -106,20 +106,20 @@ impl Default for Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file or directory is there and cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {cause}")]
     Io {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Not TOML, an unknown key, or a value of the wrong type. The message shows the line.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Syntax {
         /// The file.
         path: PathBuf,
         /// What the parser said.
-        source: Box<toml::de::Error>,
+        cause: Box<toml::de::Error>,
     },
     /// A value that the key does not take.
     #[error("{path}: {key} {problem}")]
@@ -167,7 +167,7 @@ impl Settings {
                 match fs::read_to_string(&file) {
                     Ok(text) => settings.overlay(&text, &file)?,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(source) => return Err(ConfigError::Io { path: file, source }),
+                    Err(cause) => return Err(ConfigError::Io { path: file, cause }),
                 }
             }
         }
@@ -213,8 +213,8 @@ impl Settings {
 
 impl Fragment {
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let fragment: Self = toml::from_str(text)
-            .map_err(|source| ConfigError::Syntax { path: path.into(), source: Box::new(source) })?;
+        let fragment: Self =
+            toml::from_str(text).map_err(|cause| ConfigError::Syntax { path: path.into(), cause: Box::new(cause) })?;
         let bad = |key, problem| Err(ConfigError::Value { path: path.into(), key, problem });
         let timeouts = [
             ("RestoreTimeoutSec", fragment.restore_timeout_sec),
@@ -256,7 +256,7 @@ fn dropins(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
     };
-    let entries = entries.map_err(|source| ConfigError::Io { path: dir, source })?;
+    let entries = entries.map_err(|cause| ConfigError::Io { path: dir, cause })?;
     let mut files: Vec<_> = entries.into_iter().map(|e| e.path()).collect();
     files.retain(|f| f.extension().is_some_and(|e| e == "toml"));
     files.sort();

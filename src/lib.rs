@@ -11,6 +11,9 @@
 //!
 //! The pure parts (parsers, the state machine, the record, the generator) know nothing of the machine they run on:
 //! every path comes from [`paths::Paths`], so that they are tested on directory trees without root.
+//!
+//! The message of an error says its cause as well. The cause is a field of that name, and no `source`: where errors are
+//! printed with all that led to them (`{:#}`), it would come twice.
 
 pub mod boot;
 pub mod bus;

@@ -10,12 +10,12 @@ use prost::Message;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// A file could not be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {cause}")]
     Io {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file is no image of the kind that its name says.
     #[error("{path} is damaged: {what}")]
@@ -77,7 +77,7 @@ impl<'a, R: Read> Messages<'a, R> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ImageError> {
         let left = self.rest.checked_sub(bytes.len() as u64);
         self.rest = left.ok_or_else(|| self.damaged("it is cut off".into()))?;
-        self.input.read_exact(bytes).map_err(|source| ImageError::Io { path: self.path.into(), source })
+        self.input.read_exact(bytes).map_err(|cause| ImageError::Io { path: self.path.into(), cause })
     }
 
     fn damaged(&self, what: String) -> ImageError {

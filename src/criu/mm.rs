@@ -51,7 +51,7 @@ impl Mapping {
 /// [`ImageError`].
 pub fn lazy(images: &Path, pid: i32) -> Result<Vec<Range<u64>>, ImageError> {
     let path = images.join(format!("mm-{pid}.img"));
-    let io = |source| ImageError::Io { path: path.clone(), source };
+    let io = |cause| ImageError::Io { path: path.clone(), cause };
     let file = File::open(&path).map_err(io)?;
     let length = file.metadata().map_err(io)?.len();
     let mut ranges: Vec<Range<u64>> = Vec::new();

@@ -28,7 +28,7 @@ pub struct PageServer(JoinHandle<Result<Foam, PageError>>);
 pub enum PageError {
     /// The socket failed.
     #[error("criu's pages: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// CRIU went away in the midst of it.
     #[error("criu's pages ended before they were complete")]
     Torn,
@@ -41,6 +41,12 @@ pub enum PageError {
     /// The thread broke.
     #[error("the page server broke")]
     Panicked,
+}
+
+impl From<io::Error> for PageError {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
 }
 
 impl PageServer {

@@ -177,7 +177,7 @@ pub fn read(images: &Path, owner: Owner, foam: &mut Foam) -> Result<PathBuf, Imp
     let path = images.join(map_name(owner));
     let open = |path: &Path| -> Result<_, ImageError> {
         let file = File::open(path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
-        file.map(|(length, file)| (file, length)).map_err(|source| ImageError::Io { path: path.into(), source })
+        file.map(|(length, file)| (file, length)).map_err(|cause| ImageError::Io { path: path.into(), cause })
     };
     let damaged = |what: &str| ImageError::Damaged { path: path.clone(), what: what.into() };
     let mut map = Messages::new(&path, open(&path)?, MAGIC)?;
@@ -193,7 +193,7 @@ pub fn read(images: &Path, owner: Owner, foam: &mut Foam) -> Result<PathBuf, Imp
         }
         foam.fits(owner, entry.address, entry.pages())?;
         each_chunk(entry.address, entry.pages(), &mut buffer, |address, buffer| -> Result<(), ImportError> {
-            data.read_exact(buffer).map_err(|source| ImageError::Io { path: pages.clone(), source })?;
+            data.read_exact(buffer).map_err(|cause| ImageError::Io { path: pages.clone(), cause })?;
             Ok(foam.write(owner, address, buffer, flags & LAZY != 0)?)
         })?;
     }

@@ -27,12 +27,12 @@ const PARENT: &str = "parent";
 #[derive(Debug, thiserror::Error)]
 pub enum PlainError {
     /// A file could not be read, written or copied.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The index says nothing of use.
     #[error(transparent)]
@@ -165,5 +165,5 @@ fn be_like(target: &Path, meta: &Metadata) -> io::Result<()> {
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> PlainError {
     let path = path.to_path_buf();
-    |source| PlainError::Io { path, source }
+    |cause| PlainError::Io { path, cause }
 }

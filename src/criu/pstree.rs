@@ -26,7 +26,7 @@ struct Entry {
 pub fn pids(images: &Path) -> Result<Vec<u32>, ImageError> {
     let path = images.join(NAME);
     let open = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
-    let (length, file) = open.map_err(|source| ImageError::Io { path: path.clone(), source })?;
+    let (length, file) = open.map_err(|cause| ImageError::Io { path: path.clone(), cause })?;
     let entries: Vec<Entry> = image::messages(&path, (file, length), MAGIC, usize::MAX)?;
     Ok(entries.into_iter().map(|entry| entry.pid).collect())
 }

@@ -35,7 +35,7 @@ pub struct Answer {
 pub enum Error {
     /// It could not be started, or the conversation broke.
     #[error("cannot talk to criu: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// It ended without an answer.
     #[error("criu ended without an answer ({0})")]
     Died(String),
@@ -49,7 +49,19 @@ pub enum Error {
     },
     /// It says what cannot be read.
     #[error("criu's answer cannot be read: {0}")]
-    Decode(#[from] prost::DecodeError),
+    Decode(prost::DecodeError),
+}
+
+impl From<io::Error> for Error {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl From<prost::DecodeError> for Error {
+    fn from(e: prost::DecodeError) -> Self {
+        Self::Decode(e)
+    }
 }
 
 impl From<Errno> for Error {
@@ -111,9 +123,10 @@ impl Swrk {
         }
     }
 
-    fn say(&self, request: &Request) -> Result<(), Error> {
+    fn say(&mut self, request: &Request) -> Result<(), Error> {
         match send(self.socket.as_raw_fd(), &request.encode_to_vec(), MsgFlags::MSG_NOSIGNAL) {
             Ok(_) => Ok(()),
+            Err(Errno::EPIPE) => Err(Error::Died(self.child.wait()?.to_string())),
             Err(e) => Err(e.into()),
         }
     }
@@ -124,6 +137,8 @@ impl Swrk {
         let length = loop {
             match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
+                // It left without having read what it was told.
+                Err(Errno::ECONNRESET) => break 0,
                 result => break result?,
             }
         };
@@ -203,5 +218,19 @@ mod tests {
     fn silence_is_told() {
         let response = Response { cr_errmsg: Some(b" \n".into()), ..Response::default() };
         assert!(refused(&response).to_string().contains("did not say why"));
+    }
+
+    /// Whoever writes to it first, or waits for its answer first, says the same of it, and says it once.
+    #[test]
+    fn one_that_dies_is_said_to_have_died() {
+        for wait in [false, true] {
+            let mut criu = Swrk::start(Path::new("/bin/false"), Place::default()).unwrap();
+            if wait {
+                while criu.child.try_wait().unwrap().is_none() {}
+            }
+            let error = criu.run(Action::Dump, Options::default(), |_| Answer::default()).unwrap_err();
+            let text = format!("{:#}", anyhow::Error::from(error));
+            assert_eq!(text, "criu ended without an answer (exit status: 1)");
+        }
     }
 }

@@ -27,7 +27,7 @@ fn walk(root: &Path, below: &Path, found: &mut BTreeMap<i32, PathBuf>) -> Result
         }
         Err(e) if e.is_gone() => return Ok(()),
         // cgroups(7): a threaded group does not list its processes; they are listed in the group above.
-        Err(InspectError::Read { source, .. }) if source.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {}
+        Err(InspectError::Read { cause, .. }) if cause.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {}
         Err(e) => return Err(e),
     }
     let entries = match fs::read_dir(&dir) {

@@ -41,12 +41,12 @@ use crate::unit::UnitName;
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// A file of /proc or of the control group file system could not be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Read {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file of /proc has a form that this version does not know.
     #[error("{path} is not of the form that proc(5) describes")]
@@ -69,15 +69,15 @@ pub enum InspectError {
 
 impl InspectError {
     fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        |source| Self::Read { path: path.into(), source }
+        |cause| Self::Read { path: path.into(), cause }
     }
 
     /// Whether the process went away while it was being looked at.
     fn is_gone(&self) -> bool {
         match self {
             // ESRCH: /proc/PID/FILE of a process that ended after the file was opened.
-            Self::Read { source, .. } => {
-                source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(nix::libc::ESRCH)
+            Self::Read { cause, .. } => {
+                cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(nix::libc::ESRCH)
             }
             _ => false,
         }

@@ -18,12 +18,12 @@ use crate::update::TargetKernel;
 #[derive(Debug, thiserror::Error)]
 pub enum KexecError {
     /// The image or the initrd cannot be opened.
-    #[error("cannot open {path}: {source}; is the kernel package complete?")]
+    #[error("cannot open {path}: {cause}; is the kernel package complete?")]
     Open {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is not to be known where the target's parts will be put.
     #[error("cannot see where kexec will put the target kernel: {0}")]
@@ -70,7 +70,7 @@ pub fn load_and_tell(paths: &Paths, target: &TargetKernel, cmdline: &str) -> Res
 }
 
 fn load_with(paths: &Paths, target: &TargetKernel, cmdline: &str, tell: bool) -> Result<(), KexecError> {
-    let open = |path: &Path| File::open(path).map_err(|source| KexecError::Open { path: path.into(), source });
+    let open = |path: &Path| File::open(path).map_err(|cause| KexecError::Open { path: path.into(), cause });
     let line = CString::new(cmdline).map_err(|_| KexecError::CommandLine)?;
     let image = open(&target.image)?;
     let initrd = target.initrd.as_deref().map(open).transpose()?;

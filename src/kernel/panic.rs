@@ -38,12 +38,12 @@ pub struct PanicSettings {
 
 /// A setting cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {source}")]
+#[error("{path}: {cause}")]
 pub struct PanicError {
     /// Its file.
     pub path: PathBuf,
     /// What the system said.
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
 impl PanicSettings {
@@ -64,7 +64,7 @@ impl PanicSettings {
         for (file, trial, value) in [(PANIC, PANIC_SECONDS, self.panic), (OOPS, 1, self.panic_on_oops)] {
             if read(paths, file)? == trial && value != trial {
                 let path = paths.at(file);
-                fs::write(&path, format!("{value}\n")).map_err(|source| PanicError { path, source })?;
+                fs::write(&path, format!("{value}\n")).map_err(|cause| PanicError { path, cause })?;
             }
         }
         Ok(())
@@ -75,7 +75,7 @@ fn read(paths: &Paths, file: &str) -> Result<i32, PanicError> {
     let path = paths.at(file);
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
     let value = fs::read_to_string(&path).and_then(|text| text.trim().parse().map_err(invalid));
-    value.map_err(|source| PanicError { path, source })
+    value.map_err(|cause| PanicError { path, cause })
 }
 
 #[cfg(test)]

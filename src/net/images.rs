@@ -86,9 +86,9 @@ pub fn connections_in<R: Read>(
     images: &Path,
     open: impl Fn(&Path) -> io::Result<Option<(R, u64)>>,
 ) -> Result<Vec<Dumped>, ImageError> {
-    let opened = |path: &Path| open(path).map_err(|source| ImageError::Io { path: path.into(), source });
+    let opened = |path: &Path| open(path).map_err(|cause| ImageError::Io { path: path.into(), cause });
     let files = images.join("files.img");
-    let missing = || ImageError::Io { path: files.clone(), source: io::ErrorKind::NotFound.into() };
+    let missing = || ImageError::Io { path: files.clone(), cause: io::ErrorKind::NotFound.into() };
     let mut found = Vec::new();
     for entry in messages::<FileEntry>(&files, opened(&files)?.ok_or_else(missing)?, FILES_MAGIC, usize::MAX)? {
         let Some(inet) = entry.inet.filter(|i| i.protocol == nix::libc::IPPROTO_TCP as u32 && i.remote_port != 0)

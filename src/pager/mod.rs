@@ -70,7 +70,7 @@ pub fn memory(processors: u64) -> u64 {
 pub enum Error {
     /// A system call failed that should not.
     #[error("the pager failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// CRIU did not do as it should.
     #[error("{0}")]
     Protocol(String),
@@ -82,6 +82,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+}
+
+impl From<io::Error> for Error {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
 }
 
 impl From<Errno> for Error {

@@ -242,7 +242,7 @@ fn search_path(paths: &Paths) -> Vec<PathBuf> {
 }
 
 fn list(paths: &Paths, dir: &Path) -> Result<Vec<(String, bool)>, UnitError> {
-    tree::list(paths, dir).map_err(|source| UnitError::Io { path: paths.at(dir), source })
+    tree::list(paths, dir).map_err(|cause| UnitError::Io { path: paths.at(dir), cause })
 }
 
 /// The names whose `.d` directories hold drop-ins for `name`, most specific first: itself, its template, and each

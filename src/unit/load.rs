@@ -90,7 +90,7 @@ pub(super) fn load_from(index: &Index, unit: &UnitName) -> Result<UnitFile, Unit
 }
 
 fn read(index: &Index, path: &Path) -> Result<Option<Vec<u8>>, UnitError> {
-    tree::read(index.paths, path).map_err(|source| UnitError::Io { path: index.paths.at(path), source })
+    tree::read(index.paths, path).map_err(|cause| UnitError::Io { path: index.paths.at(path), cause })
 }
 
 impl UnitFile {

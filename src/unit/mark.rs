@@ -73,12 +73,12 @@ pub enum MarkError {
         key: &'static str,
     },
     /// The drop-in could not be written or removed.
-    #[error("cannot change {path}: {source}")]
+    #[error("cannot change {path}: {cause}")]
     Io {
         /// The drop-in.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -190,14 +190,14 @@ pub fn render(verb: &str, unit: &UnitName, preserve: bool, options: &MarkOptions
 }
 
 fn write(path: &std::path::Path, text: &str) -> Result<(), MarkError> {
-    atomic::write(path, text.as_bytes(), 0o644).map_err(|source| MarkError::Io { path: path.into(), source })
+    atomic::write(path, text.as_bytes(), 0o644).map_err(|cause| MarkError::Io { path: path.into(), cause })
 }
 
 /// Removes a drop-in, and its directory where that is empty then; whether there was one.
 fn remove(path: &std::path::Path) -> Result<bool, MarkError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        removed => removed.map_err(|source| MarkError::Io { path: path.into(), source })?,
+        removed => removed.map_err(|cause| MarkError::Io { path: path.into(), cause })?,
     }
     if let Some(dir) = path.parent() {
         // Fails where an administrator's drop-ins are left in it, as it should.

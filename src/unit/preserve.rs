@@ -243,7 +243,7 @@ impl Speaking {
     fn find(index: &Index) -> Result<Self, UnitError> {
         let mut files: Vec<PathBuf> = index.fragments().map(Into::into).collect();
         for dir in index.dropin_dirs() {
-            let names = tree::list(index.paths, dir).map_err(|source| io(index, dir, source))?;
+            let names = tree::list(index.paths, dir).map_err(|cause| io(index, dir, cause))?;
             files.extend(names.into_iter().filter(|(n, _)| n.ends_with(".conf")).map(|(n, _)| dir.join(n)));
         }
         files.retain(|f| {
@@ -277,6 +277,6 @@ impl Speaking {
     }
 }
 
-fn io(index: &Index, path: &std::path::Path, source: std::io::Error) -> UnitError {
-    UnitError::Io { path: index.paths.at(path), source }
+fn io(index: &Index, path: &std::path::Path, cause: std::io::Error) -> UnitError {
+    UnitError::Io { path: index.paths.at(path), cause }
 }

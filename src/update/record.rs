@@ -183,20 +183,20 @@ pub struct Phase {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The record's path.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is no record.
-    #[error("{path} is damaged ({source}); no image will be restored from it. Remove it to start afresh")]
+    #[error("{path} is damaged ({cause}); no image will be restored from it. Remove it to start afresh")]
     Damaged {
         /// The record's path.
         path: PathBuf,
         /// What the parser said.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// A record of another version of kup.
     #[error("{path} has format {found}, this kup reads format {VERSION}")]
@@ -270,7 +270,7 @@ impl Record {
     /// # Errors
     /// [`RecordError::Version`] and [`RecordError::Damaged`], with `path` for the message.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self, RecordError> {
-        let damaged = |source| RecordError::Damaged { path: path.into(), source };
+        let damaged = |cause| RecordError::Damaged { path: path.into(), cause };
         let value: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
         match value.get("version").and_then(|v| v.as_u64()) {
             Some(found) if found != u64::from(VERSION) => Err(RecordError::Version { path: path.into(), found }),
@@ -307,7 +307,7 @@ impl Record {
         match fs::read(path) {
             Ok(text) => Self::parse(&text, path).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(RecordError::Io { path: path.into(), source }),
+            Err(cause) => Err(RecordError::Io { path: path.into(), cause }),
         }
     }
 
@@ -324,7 +324,7 @@ impl Record {
     /// # Errors
     /// [`RecordError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), RecordError> {
-        let io = |source| RecordError::Io { path: path.into(), source };
+        let io = |cause| RecordError::Io { path: path.into(), cause };
         let text = self.render().map_err(|e| io(e.into()))?;
         let write = || atomic::write(&copy_of(path), &text, 0o600).and_then(|()| atomic::write(path, &text, 0o600));
         ballast::with(path, write).map_err(io)
