@@ -52,6 +52,10 @@ impl<'a> Vault<'a> {
     /// # Errors
     /// When it is not there, or the key does not fit.
     pub fn open(&self, key: &[u8; KEY]) -> Result<()> {
+        // Whoever began with it was killed before it was mounted.
+        if self.device().exists() {
+            self.close(&[])?;
+        }
         self.unlock(key)?;
         self.mount()
     }
@@ -75,7 +79,7 @@ impl<'a> Vault<'a> {
                 let _ = feed(Command::new("fstrim").arg(&images), &[]);
                 nix::mount::umount2(&images, MntFlags::MNT_DETACH)?;
             }
-            feed(Command::new("cryptsetup").args(["close", "--deferred", &self.name()]), &[])?;
+            self.close(&["--deferred"])?;
         }
         match fs::remove_file(self.file()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("cannot remove the encrypted images"),
@@ -89,6 +93,10 @@ impl<'a> Vault<'a> {
         // Larger sectors are faster; discards tell only how much of the file is in use.
         command.args(["--sector-size", "4096", "--allow-discards", "--key-file", "-"]);
         feed(command.arg(self.file()).arg(self.name()), key).map(drop)
+    }
+
+    fn close(&self, how: &[&str]) -> Result<()> {
+        feed(Command::new("cryptsetup").arg("close").args(how).arg(self.name()), &[]).map(drop)
     }
 
     fn mount(&self) -> Result<()> {

@@ -24,6 +24,10 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 const SETTINGS: &str = "Encryption = true\n";
+/// On the way back somebody begins to open the images and is killed when they are decrypted, before they are mounted.
+const HALFWAY: &str = "[Service]\nExecStartPre=/bin/sh -c 'test $(uname -r) = OLD || exit 0; \
+    /usr/libexec/kup/kup-worker netlock & until ls /dev/mapper/kup-*; do sleep 0.05; done; kill -KILL $!; \
+    while pgrep -x cryptsetup; do sleep 0.05; done; findmnt /var/lib/kup/images || echo halfway'\n";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.step("without cryptsetup it is refused");
@@ -60,13 +64,19 @@ fn back(ctx: &mut Ctx) -> Result<()> {
     let start = Start::new(ctx)?;
     Trouble::StuckRestore.prepare(ctx)?;
     ctx.vm.ssh(&format!("echo '{}' >>/etc/kup/kup.toml", SETTINGS.trim()))?;
+    let halfway = HALFWAY.replace("OLD", &ctx.about().old_kernel);
+    ctx.vm.ssh("mkdir -p /etc/systemd/system/kup-netlock.service.d")?;
+    ctx.vm.put_bytes(halfway.as_bytes(), "/etc/systemd/system/kup-netlock.service.d/halfway.conf")?;
     ctx.step("kup update");
     let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
     Trouble::StuckRestore.happens(ctx)?;
     start.expect_back(ctx)?;
+    let begun = ctx.vm.ssh("journalctl -b -o cat -u kup-netlock.service")?;
+    ensure!(begun.lines().any(|line| line == "halfway"), "nobody was killed halfway: {begun}");
     expect_nothing_secret(ctx)?;
     ctx.vm.ssh(
-        "systemctl disable lab-stuck.service && rm /etc/systemd/system/lab-stuck.service && systemctl daemon-reload",
+        "systemctl disable lab-stuck.service && rm -r /etc/systemd/system/lab-stuck.service \
+         /etc/systemd/system/kup-netlock.service.d && systemctl daemon-reload",
     )?;
     ctx.vm.put_bytes(SETTINGS.as_bytes(), "/etc/kup/kup.toml").map(drop)
 }
