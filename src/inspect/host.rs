@@ -39,14 +39,22 @@ pub fn boot_threads(paths: &Paths) -> Result<i32, InspectError> {
         .filter_map(|e| process::stat(&read_text(&e.path().join("stat")).ok()?))
         .map(|p| (p.pid, p.ppid))
         .collect();
-    Ok(highest_boot_thread(&tasks))
+    let cmdline = read_text(&paths.at("/proc/cmdline")).unwrap_or_default();
+    Ok(highest_boot_thread(&tasks, floor(&cmdline)))
 }
 
-/// Of pairs of PID and parent; kthreadd is PID 2, and the parent of all kernel threads.
-fn highest_boot_thread(tasks: &[(i32, i32)]) -> i32 {
+/// What an update told this kernel to hand out higher PIDs than, once its own threads were there.
+fn floor(cmdline: &str) -> i32 {
+    let values = cmdline.split_ascii_whitespace().filter_map(|w| w.strip_prefix("sysctl.kernel.ns_last_pid="));
+    values.filter_map(|value| value.parse().ok()).last().unwrap_or(i32::MAX)
+}
+
+/// Of pairs of PID and parent; kthreadd is PID 2, and the parent of all kernel threads. Those above `floor` came later.
+fn highest_boot_thread(tasks: &[(i32, i32)], floor: i32) -> i32 {
     let is_kernel = |(pid, ppid): &(i32, i32)| *pid == 2 || *ppid == 2;
     let first_program = tasks.iter().filter(|t| !is_kernel(t) && t.0 != 1).map(|t| t.0).min().unwrap_or(i32::MAX);
-    tasks.iter().filter(|t| is_kernel(t) && t.0 < first_program).map(|t| t.0).max().unwrap_or(2)
+    let early = tasks.iter().filter(|t| is_kernel(t) && t.0 < first_program && t.0 <= floor);
+    early.map(|t| t.0).max().unwrap_or(2)
 }
 
 /// Directories that systemd-tmpfiles makes at every boot (tmpfiles.d(5)).
@@ -81,8 +89,13 @@ mod tests {
     fn boot_threads_end_at_the_first_program() {
         // 300 is a kernel thread that came with a module, later.
         let tasks = [(1, 0), (2, 0), (3, 2), (97, 2), (180, 1), (300, 2), (412, 180)];
-        assert_eq!(highest_boot_thread(&tasks), 97);
-        assert_eq!(highest_boot_thread(&[(1, 0)]), 2);
+        assert_eq!(highest_boot_thread(&tasks, i32::MAX), 97);
+        assert_eq!(highest_boot_thread(&[(1, 0)], i32::MAX), 2);
+        // After an update whose services have all been started anew: no program has a low PID.
+        let tasks = [(1, 0), (2, 0), (97, 2), (68_000, 2), (69_400, 2), (69_559, 1)];
+        let told = "quiet sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=67500 panic=10";
+        assert_eq!(highest_boot_thread(&tasks, floor(told)), 97);
+        assert_eq!(highest_boot_thread(&tasks, floor("quiet")), 69_400);
     }
 
     #[test]
