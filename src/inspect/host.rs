@@ -46,7 +46,7 @@ pub fn boot_threads(paths: &Paths) -> Result<i32, InspectError> {
 /// What an update told this kernel to hand out higher PIDs than, once its own threads were there.
 fn floor(cmdline: &str) -> i32 {
     let values = cmdline.split_ascii_whitespace().filter_map(|w| w.strip_prefix("sysctl.kernel.ns_last_pid="));
-    values.filter_map(|value| value.parse().ok()).last().unwrap_or(i32::MAX)
+    values.filter_map(|value| value.parse().ok()).next_back().unwrap_or(i32::MAX)
 }
 
 /// Of pairs of PID and parent; kthreadd is PID 2, and the parent of all kernel threads. Those above `floor` came later.
