@@ -1,9 +1,10 @@
 //! `kup preserve`, `kup release`, `kup list`.
 
+use clap::ValueEnum;
 use serde::Serialize;
 use zbus::Variant;
 
-use super::args::{Fallback, Preserve, Release, Storage};
+use super::args::{Preserve, Release};
 use super::model::List;
 use super::{Context, Exit, output};
 use crate::bus::Error;
@@ -27,20 +28,11 @@ pub(super) async fn preserve(context: &Context, args: Preserve) -> Result<Exit, 
     if let Some(command) = &args.health_check {
         options.insert("health-check", command.as_str().into());
     }
-    if let Some(fallback) = args.fallback {
-        let word = match fallback {
-            Fallback::Disk => "disk",
-            Fallback::None => "none",
-        };
-        options.insert("fallback", word.into());
-    }
-    if let Some(storage) = args.storage {
-        let word = match storage {
-            Storage::Auto => "auto",
-            Storage::Disk => "disk",
-            Storage::Ram => "ram",
-        };
-        options.insert("storage", word.into());
+    let words = [("fallback", args.fallback.map(word)), ("storage", args.storage.map(word))];
+    for (option, word) in words {
+        if let Some(word) = word {
+            options.insert(option, word.into());
+        }
     }
     let mut marked = Vec::new();
     for unit in args.units {
@@ -67,6 +59,11 @@ pub(super) async fn list(context: &Context) -> Result<Exit, Error> {
         eprintln!("kup: {problem}");
     }
     Ok(if list.problems.is_empty() { Exit::Ok } else { Exit::Failure })
+}
+
+/// As it is written on the command line, which is what D-Bus takes.
+fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Each unit is done for itself; the exit code is that of the first one that was not.
