@@ -21,6 +21,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 pub struct Pages {
     base: NonNull<u8>,
     count: usize,
+    /// Of this process.
+    pagemap: File,
 }
 
 // SAFETY: the mapping is of no thread; whoever writes to a part of a page has it for itself, as `write` demands.
@@ -48,9 +50,10 @@ impl Pages {
 
     fn map(file: &File, count: usize, flags: MapFlags) -> io::Result<Self> {
         let size = NonZeroUsize::new(count * SIZE as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        let pagemap = File::open("/proc/self/pagemap")?;
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)? };
-        Ok(Self { base: base.cast(), count })
+        Ok(Self { base: base.cast(), count, pagemap })
     }
 
     /// Writes `data` into page `page`, `offset` bytes from its begin. Nobody else reads or writes there meanwhile.
@@ -82,12 +85,25 @@ impl Pages {
         for _ in 0..LOOKS {
             // SAFETY: the byte lies within the mapping. Volatile: it is read for the page to be there.
             let _ = unsafe { self.place(page, 0, 1).read_volatile() };
-            if let Some(address) = physical(self.base.as_ptr() as u64 + page as u64 * SIZE)? {
+            if let Some(address) = self.physical(self.base.as_ptr() as u64 + page as u64 * SIZE)? {
                 return Ok(address);
             }
             std::thread::sleep(BETWEEN_LOOKS);
         }
         Err(io::Error::from_raw_os_error(nix::libc::EAGAIN))
+    }
+
+    /// Physical address of a page of this process: the kernel's admin-guide/mm/pagemap.rst. None of one that is not there now.
+    fn physical(&self, address: u64) -> io::Result<Option<u64>> {
+        let mut entry = [0; 8];
+        self.pagemap.read_exact_at(&mut entry, address / 4096 * 8)?;
+        let entry = u64::from_ne_bytes(entry);
+        let (present, frame) = (entry >> 63 == 1, entry & ((1 << 55) - 1));
+        match (present, frame) {
+            (false, _) => Ok(None),
+            (true, 0) => Err(io::Error::from_raw_os_error(nix::libc::EPERM)),
+            (true, frame) => Ok(Some(frame * 4096)),
+        }
     }
 }
 
@@ -107,17 +123,4 @@ pub fn fill(file: &File, content: &[u8]) -> io::Result<u64> {
     let page = Pages::make(file, 1)?;
     page.write(0, 0, content);
     page.address(0)
-}
-
-/// Physical address of a page of this process: the kernel's admin-guide/mm/pagemap.rst. None of one that is not there now.
-fn physical(address: u64) -> io::Result<Option<u64>> {
-    let mut entry = [0; 8];
-    File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, address / 4096 * 8)?;
-    let entry = u64::from_ne_bytes(entry);
-    let (present, frame) = (entry >> 63 == 1, entry & ((1 << 55) - 1));
-    match (present, frame) {
-        (false, _) => Ok(None),
-        (true, 0) => Err(io::Error::from_raw_os_error(nix::libc::EPERM)),
-        (true, frame) => Ok(Some(frame * 4096)),
-    }
 }
