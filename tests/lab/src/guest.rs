@@ -122,6 +122,12 @@ pub fn restart_memcached(vm: &Vm, memory: u64) -> Result<()> {
     listens(vm)
 }
 
+/// Has kup use these settings, on top of those in kup.toml.
+pub fn settings(vm: &Vm, name: &str, text: &str) -> Result<()> {
+    vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
+    vm.put_bytes(text.as_bytes(), &format!("/etc/kup/kup.toml.d/{name}.toml"))
+}
+
 /// Waits until memcached listens.
 pub fn listens(vm: &Vm) -> Result<()> {
     vm.ssh("until [ -n \"$(ss -Hltn sport = :11211)\" ]; do sleep 0.1; done").map(drop)

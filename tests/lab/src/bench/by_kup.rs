@@ -35,8 +35,7 @@ impl Store {
     /// Has updates use it from now on.
     pub fn choose(self, ctx: &mut Ctx) -> Result<()> {
         ctx.step(&format!("{self:?}"));
-        ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
-        ctx.vm.put_bytes(self.settings().as_bytes(), "/etc/kup/kup.toml.d/bench.toml")
+        guest::settings(&ctx.vm, "bench", self.settings())
     }
 }
 

@@ -23,15 +23,14 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const SETTINGS: &[u8] = b"Storage = \"ram\"\n";
+const SETTINGS: &str = "Storage = \"ram\"\n";
 /// 64 MiB each.
 const KEYS: Keys = Keys::mib(64);
 /// What two kernels of one release may differ in, MiB.
 const TOLERANCE: u64 = 8;
 
 fn run(ctx: &mut Ctx) -> Result<()> {
-    ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
-    ctx.vm.put_bytes(SETTINGS, "/etc/kup/kup.toml.d/ram.toml")?;
+    guest::settings(&ctx.vm, "ram", SETTINGS)?;
     let services = fill(ctx, KEYS)?;
     expect_check(ctx)?;
     given_up(ctx)?;
@@ -133,8 +132,7 @@ const DAMAGE: &str = "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine
 fn reset(ctx: &mut Ctx) -> Result<()> {
     let start = Start::new(ctx)?;
     Trouble::Panic.prepare(ctx)?;
-    ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
-    ctx.vm.put_bytes(SETTINGS, "/etc/kup/kup.toml.d/ram.toml")?;
+    guest::settings(&ctx.vm, "ram", SETTINGS)?;
     ctx.step("kup update, and a panic");
     let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
     Trouble::Panic.happens(ctx)?;

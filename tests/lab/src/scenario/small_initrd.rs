@@ -6,6 +6,7 @@ use super::Scenario;
 use super::afterwards::expect_no_leftovers;
 use super::update::update_filled;
 use crate::client::memcached::Keys;
+use crate::guest;
 use crate::ready::STAGED;
 use crate::runner::context::Ctx;
 
@@ -23,8 +24,7 @@ const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 fn run(ctx: &mut Ctx) -> Result<()> {
     let initrd = format!("/boot/initrd.img-{}", ctx.about().new_kernel);
     let stock = ctx.vm.ssh(&format!("stat -c '%s %Y' {initrd}"))?;
-    ctx.vm.ssh("mkdir -p /etc/kup/kup.toml.d")?;
-    ctx.vm.put_bytes(b"Initrd = \"small\"\n", "/etc/kup/kup.toml.d/initrd.toml")?;
+    guest::settings(&ctx.vm, "initrd", "Initrd = \"small\"\n")?;
     update_filled(ctx, KEYS)?;
     let used = ctx.vm.ssh("journalctl -b -k -o cat | sed -n 's/^Freeing initrd memory: \\([0-9]*\\)K$/\\1/p'")?;
     let used: u64 = used.trim().parse().context("the kernel does not say how large its initrd was")?;
