@@ -7,6 +7,8 @@ pub mod hugepool;
 pub mod initrd;
 mod installed;
 pub mod kexec;
+pub mod meminfo;
+pub mod modules;
 pub mod panic;
 mod pids;
 pub mod regions;

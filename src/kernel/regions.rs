@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::modules::{Shipped, modprobe, shipped};
 use super::{cmdline, taken};
 use crate::paths::Paths;
 use crate::store::runs::Run;
@@ -70,9 +70,8 @@ pub fn devices(paths: &Paths, runs: &[Run], within: Duration) -> Result<Vec<Path
 
 /// Has the kernel load `modules`; one that cannot be loaded may be built in.
 pub fn load(modules: &[&str]) {
-    let status = Command::new("modprobe").arg("-a").args(modules).stderr(Stdio::null()).status();
-    if !status.as_ref().is_ok_and(|status| status.success()) {
-        tracing::debug!("modprobe {modules:?}: {status:?}");
+    if let Err(e) = modprobe(&[&["-a"], modules].concat()) {
+        tracing::debug!("{e:#}");
     }
 }
 
@@ -81,18 +80,13 @@ pub fn load(modules: &[&str]) {
 /// # Errors
 /// Names the module that is missing.
 pub fn are_supported(paths: &Paths, release: &str) -> Result<()> {
-    let dir = paths.at("/lib/modules").join(release);
-    let read =
-        |name: &str| fs::read_to_string(dir.join(name)).with_context(|| format!("kernel {release} has no {name}"));
-    let known = read("modules.dep")? + &read("modules.builtin")?;
-    let names = known
-        .split([':', '\n', ' '])
-        .filter_map(|path| Some(path.rsplit_once('/')?.1.split('.').next()?.replace('-', "_")));
-    let names: std::collections::HashSet<String> = names.collect();
-    match MODULES.iter().chain(&super::give_back::MODULES).find(|module| !names.contains(**module)) {
-        Some(module) => bail!("kernel {release} has no module {module}"),
-        None => Ok(()),
+    for module in MODULES.iter().chain(&super::give_back::MODULES) {
+        let shipped = shipped(paths, release, module);
+        if shipped.with_context(|| format!("kernel {release} has no list of its modules"))? == Shipped::Missing {
+            bail!("kernel {release} has no module {module}");
+        }
     }
+    Ok(())
 }
 
 /// A number as sysfs shows it.

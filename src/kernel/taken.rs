@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::hugepool::Share;
+use super::meminfo;
 use crate::paths::Paths;
 use crate::store::arena::Arena;
 use crate::store::runs::{self, Run};
@@ -51,7 +52,7 @@ pub fn block(paths: &Paths) -> u64 {
 /// # Errors
 /// When /proc is not mounted.
 pub fn available(paths: &Paths) -> Result<u64> {
-    meminfo(paths, "MemAvailable:")
+    meminfo::read(paths, "MemAvailable")
 }
 
 /// The machine's ordinary memory, bytes.
@@ -59,13 +60,7 @@ pub fn available(paths: &Paths) -> Result<u64> {
 /// # Errors
 /// When /proc is not mounted.
 pub fn total(paths: &Paths) -> Result<u64> {
-    meminfo(paths, "MemTotal:")
-}
-
-fn meminfo(paths: &Paths, key: &str) -> Result<u64> {
-    let text = fs::read_to_string(paths.at("/proc/meminfo")).context("cannot read /proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"));
-    Ok(line.with_context(|| format!("/proc/meminfo has no {key}"))?.trim().parse::<u64>()? << 10)
+    meminfo::read(paths, "MemTotal")
 }
 
 /// What has to be available to store `need` bytes.

@@ -14,7 +14,7 @@ use super::{Record, UnitState, bless, memory};
 use crate::config::Settings;
 use crate::criu::plain;
 use crate::inspect;
-use crate::kernel::{give_back, regions, taken};
+use crate::kernel::{compare_releases, give_back, regions, taken};
 use crate::paths::Paths;
 use crate::store::arena::{Arena, Frames};
 use crate::store::pmem::Pmem;
@@ -53,14 +53,13 @@ pub fn need(size: u64) -> u64 {
 /// # Errors
 /// The reason why not.
 pub fn possible(paths: &Paths, target: &str) -> Result<()> {
-    const SINCE: (u32, u32) = (6, 8);
+    const SINCE: &str = "6.8";
     if !cfg!(target_arch = "x86_64") {
         bail!("it works on x86-64 only");
     }
     let running = crate::kernel::running(paths)?;
-    let mut numbers = running.split(|c: char| !c.is_ascii_digit()).map_while(|word| word.parse().ok());
-    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < SINCE {
-        bail!("the running kernel {running} does not say where kexec puts the next one; Linux 6.8 does");
+    if compare_releases(&running, SINCE).is_lt() {
+        bail!("the running kernel {running} does not say where kexec puts the next one; Linux {SINCE} does");
     }
     if !paths.at(crate::kernel::hugepool::POOL).exists() {
         bail!("the running kernel has no huge pages of 2 MiB");
@@ -149,9 +148,9 @@ pub fn frames(paths: &Paths, record: &Record) -> Result<Option<Arc<dyn Frames>>>
 ///
 /// # Errors
 /// Says so.
-pub fn verify(images: &Path, there: Result<bool, &str>) -> Result<()> {
+pub fn verify(images: &Path, there: &Result<bool, String>) -> Result<()> {
     let path = images.join(plain::RAM);
-    if !path.exists() || there == Ok(true) || Table::decode(&fs::read(path)?)?.copied {
+    if !path.exists() || *there == Ok(true) || Table::decode(&fs::read(path)?)?.copied {
         return Ok(());
     }
     match there {

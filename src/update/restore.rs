@@ -136,12 +136,11 @@ fn verify_images(paths: &Paths, record: &mut Record) {
     let phase = record.begin("verify");
     let (images, top) = (paths.images(record.id.as_str()), paths.state_dir());
     let kept = ram::frames(paths, record).map(|frames| frames.is_some()).map_err(|e| format!("{e:#}"));
-    let kept = kept.as_ref().copied().map_err(String::as_str);
     let verify = |name: &UnitName, unit: &UnitRecord| {
         let image = images.join(name.as_str());
         trust::only_ours(&image, &top).context("its image is not to be trusted")?;
         manifest::verify(&image, unit.manifest.as_deref().context("its image was never sealed")?)?;
-        ram::verify(&image, kept)
+        ram::verify(&image, &kept)
     };
     let damaged: Vec<(UnitName, String)> = thread::scope(|scope| {
         let units = record.units.iter().filter(|(_, u)| u.state.may_resume());

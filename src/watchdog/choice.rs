@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::device::{self, Device};
 use super::driver::{self, Driver, Probe};
-use super::modules::{self, Shipped};
+use super::modules;
+use crate::kernel::modules::{Shipped, shipped};
 use crate::paths::Paths;
 
 /// A watchdog that can, and how.
@@ -136,7 +137,7 @@ fn judge(paths: &Paths, device: &Device, seconds: u32, target: Option<&str>) -> 
 
 /// The target must not touch the timer by itself, and yet be able to stop it.
 fn can_target_stop_it(paths: &Paths, module: &str, target: &str) -> Result<(), Why> {
-    let what = match modules::shipped(paths, target, module) {
+    let what = match shipped(paths, target, module) {
         Ok(Shipped::Module) => return Ok(()),
         Ok(Shipped::BuiltIn) => format!("kernel {target} has {module} built in and would stop or ping it by itself"),
         Ok(Shipped::Missing) => format!("kernel {target} has no driver {module} to stop it with after a good boot"),

@@ -1,44 +1,15 @@
-//! Watchdog modules: what is loaded, what another kernel has, and loading the core anew with another `stop_on_reboot`.
+//! Watchdog modules: what is loaded, and loading the core anew with another `stop_on_reboot`.
 
 use std::fs;
-use std::io;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::timer;
+use crate::kernel::modules::modprobe;
 use crate::paths::Paths;
 
 /// The core's module; every driver's module holds on to it.
 const CORE: &str = "/sys/module/watchdog";
-
-/// How a kernel comes with a driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shipped {
-    /// As a module.
-    Module,
-    /// Built in, so that nothing keeps it from being used.
-    BuiltIn,
-    /// Not at all.
-    Missing,
-}
-
-/// How the kernel `release` comes with `module`.
-///
-/// # Errors
-/// When its list of modules cannot be read.
-pub fn shipped(paths: &Paths, release: &str, module: &str) -> io::Result<Shipped> {
-    let list = |file: &str| fs::read_to_string(paths.at("/lib/modules").join(release).join(file));
-    let is_it = |path: &str| {
-        let file = path.rsplit('/').next().unwrap_or(path);
-        file.split_once(".ko").is_some_and(|(name, _)| name.replace('-', "_") == module)
-    };
-    if list("modules.dep")?.lines().filter_map(|l| l.split(':').next()).any(is_it) {
-        return Ok(Shipped::Module);
-    }
-    let built_in = list("modules.builtin").unwrap_or_default().lines().any(is_it);
-    Ok(if built_in { Shipped::BuiltIn } else { Shipped::Missing })
-}
 
 /// Whether the core stops timers at a restart: 0 no, 1 yes, -1 as each driver wants it. `None` where it cannot be told.
 pub fn stop_on_reboot(paths: &Paths) -> Option<i32> {
@@ -97,35 +68,10 @@ fn unload(paths: &Paths, drivers: &[String]) -> Result<()> {
     modprobe(&["-r", "watchdog"])
 }
 
-fn modprobe(arguments: &[&str]) -> Result<()> {
-    let line = format!("modprobe {}", arguments.join(" "));
-    let output = Command::new("modprobe")
-        .args(arguments)
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run '{line}'"))?;
-    if !output.status.success() {
-        bail!("'{line}' failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tree::Tree;
     use super::*;
-
-    #[test]
-    fn what_a_kernel_ships() {
-        let tree = Tree::new();
-        tree.kernel("6.12.1", "sp5100-tco");
-        let ask = |module| shipped(&tree.paths, "6.12.1", module).unwrap();
-        assert_eq!(ask("sp5100_tco"), Shipped::Module);
-        assert_eq!(ask("watchdog"), Shipped::Missing, "what is only needed does not count");
-        assert_eq!(ask("softdog"), Shipped::BuiltIn);
-        assert!(shipped(&tree.paths, "6.12.2", "softdog").is_err());
-    }
 
     #[test]
     fn what_is_loaded() {

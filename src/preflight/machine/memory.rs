@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::available_parallelism;
 
 use crate::config::Settings;
-use crate::kernel::{self, handover};
+use crate::kernel::{self, handover, meminfo};
 use crate::paths::Paths;
 use crate::preflight::{Finding, Needs};
 
@@ -78,13 +78,9 @@ fn size(paths: &Paths, release: &str) -> u64 {
     files.flatten().filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.len()).sum()
 }
 
-/// proc_meminfo(5).
-fn parse(text: &str) -> Option<Room> {
-    let kib = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-    };
-    Some(Room { available: kib("MemAvailable")?, swap: kib("SwapFree").unwrap_or(0) })
+fn parse(meminfo: &str) -> Option<Room> {
+    let field = |key| meminfo::field(meminfo, key);
+    Some(Room { available: field("MemAvailable")?, swap: field("SwapFree").unwrap_or(0) })
 }
 
 #[cfg(test)]
