@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
@@ -135,18 +135,22 @@ fn unlock_images(paths: &Paths, record: &mut Record, last_chance: bool) -> Resul
 fn verify_images(paths: &Paths, record: &mut Record) {
     let phase = record.begin("verify");
     let (images, top) = (paths.images(record.id.as_str()), paths.state_dir());
-    let kept = ram::frames(paths, record).map(|frames| frames.is_some()).map_err(|e| format!("{e:#}"));
-    let verify = |name: &UnitName, unit: &UnitRecord| {
+    let sound = |name: &UnitName, unit: &UnitRecord| {
         let image = images.join(name.as_str());
         trust::only_ours(&image, &top).context("its image is not to be trusted")?;
-        manifest::verify(&image, unit.manifest.as_deref().context("its image was never sealed")?)?;
-        ram::verify(&image, &kept)
+        manifest::verify(&image, unit.manifest.as_deref().context("its image was never sealed")?)
     };
     let damaged: Vec<(UnitName, String)> = thread::scope(|scope| {
         let units = record.units.iter().filter(|(_, u)| u.state.may_resume());
-        let threads: Vec<_> = units.map(|(name, unit)| (name, scope.spawn(move || verify(name, unit)))).collect();
-        let verdicts = threads.into_iter().filter_map(|(name, thread)| Some((name, thread.join().ok()?.err()?)));
-        verdicts.map(|(name, e)| (name.clone(), format!("{e:#}"))).collect()
+        let threads: Vec<_> = units.map(|(name, unit)| (name, scope.spawn(move || sound(name, unit)))).collect();
+        // Meanwhile: the kernel takes a moment to make devices of what came over.
+        let kept = ram::frames(paths, record).map(|frames| frames.is_some()).map_err(|e| format!("{e:#}"));
+        let verdicts = threads.into_iter().filter_map(|(name, thread)| {
+            let sound = thread.join().unwrap_or_else(|_| bail!("its image cannot be verified: a thread broke"));
+            let verdict = sound.and_then(|()| ram::verify(&images.join(name.as_str()), &kept));
+            Some((name.clone(), format!("{:#}", verdict.err()?)))
+        });
+        verdicts.collect()
     });
     for (name, reason) in damaged {
         lose(record, &name, reason);

@@ -76,7 +76,8 @@ pub fn capture(cmd: &mut Command, stdin: Option<&[u8]>, limit: Option<Duration>)
     });
     let status = wait(&mut child, limit)?;
     let Some(status) = status else {
-        bail!("`{shown}` did not end within {:.0?}", limit.unwrap_or_default());
+        let said = [said_by_now(stderr), said_by_now(stdout)].join("\n");
+        bail!("`{shown}` did not end within {:.0?}: {}", limit.unwrap_or_default(), tail(said.trim(), 3000));
     };
     if let Some(writer) = writer {
         writer.join().ok();
@@ -116,6 +117,12 @@ fn reader(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
 
 fn joined(thread: JoinHandle<Vec<u8>>) -> String {
     String::from_utf8_lossy(&thread.join().unwrap_or_default()).into_owned()
+}
+
+/// What a program that was killed had said. Children of its may live on and hold the pipe: nobody waits for those.
+fn said_by_now(thread: JoinHandle<Vec<u8>>) -> String {
+    std::thread::sleep(Duration::from_millis(100));
+    if thread.is_finished() { joined(thread) } else { String::new() }
 }
 
 /// The command as one would type it.
