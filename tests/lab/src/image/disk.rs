@@ -18,7 +18,7 @@ const SIZE_MIB: u64 = 6144;
 const LABEL: &str = "kup-root";
 const GRUB: &str = "setup-grub";
 const DONE: &str = "kup-lab: GRUB is installed";
-/// It takes some 20 s; without KVM a machine was seen to stand still, with a processor busy, at one boot of many.
+/// Without KVM a machine was once seen to stand still here, with a processor busy.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// What the result depends on.
