@@ -41,6 +41,13 @@ impl Output {
         fs::write(dir.join("50-kup-timeout.conf"), format!("{HEADER}[Unit]\nJobTimeoutSec={seconds}\n"))
     }
 
+    /// Lets `unit` go before others: it has the processors, and its turn in PID 1's queue, first.
+    pub(super) fn first(&self, unit: &str) -> io::Result<()> {
+        let dir = self.dir.join(format!("{unit}.d"));
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("50-kup-first.conf"), format!("{HEADER}[Service]\nCPUWeight=10000\n"))
+    }
+
     /// Orders `unit` of kup's own after `other`.
     pub(super) fn after(&self, unit: &str, other: &str) -> io::Result<()> {
         let dir = self.dir.join(format!("{unit}.d"));

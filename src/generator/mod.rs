@@ -19,6 +19,15 @@ use emit::Output;
 
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
+/// What a restore waits for in the boot; each ends with its work.
+const ON_THE_WAY: [&str; 6] = [
+    "systemd-modules-load.service",
+    "systemd-remount-fs.service",
+    "systemd-sysctl.service",
+    "systemd-tmpfiles-setup-dev.service",
+    "systemd-journal-flush.service",
+    "systemd-tmpfiles-setup.service",
+];
 
 /// Writes what this boot needs below `normal` (systemd.generator(7)). `log` gets one line for each thing that is wrong
 /// and nothing else. After a soft reboot (`soft_reboot`) the kernel is still the same one, and the services were stopped
@@ -101,6 +110,9 @@ fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
     }
     out.link("sysinit.target.wants", "kup-links.service")?;
     out.link(WANTS, "kup-restore.service")?;
+    for unit in ON_THE_WAY {
+        out.first(unit)?;
+    }
     for (unit, _) in record.units.iter().filter(|(_, r)| r.state.may_resume()) {
         let file = unit::load(paths, unit).ok();
         let dropins = file.iter().flat_map(|f| &f.dropins).filter_map(|p| p.file_name()?.to_str());

@@ -4,6 +4,7 @@ pub mod advise;
 pub mod atomic;
 pub mod fds;
 pub mod freezer;
+pub mod haste;
 pub mod hugepage;
 pub mod kexec;
 pub mod mdwe;

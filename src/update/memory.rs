@@ -25,8 +25,18 @@ const LOST: i32 = 9;
 /// What a pager ends by, and is not started again (`SuccessExitStatus=`, `RestartPreventExitStatus=`).
 const END: Signal = Signal::SIGUSR1;
 const POLL: Duration = Duration::from_millis(50);
+/// How long a pager may take to start (`TimeoutStartSec=`).
+const START: Duration = Duration::from_secs(60);
 
-/// Has somebody listen for the restore of `unit`.
+/// Asks for somebody who listens for the restore of `unit`: [`listen`] waits for that, [`stop`] undoes it.
+///
+/// # Errors
+/// What systemd says.
+pub fn begin(systemd: &Systemd, unit: &UnitName) -> Result<()> {
+    systemd.start(&pager_of(unit))
+}
+
+/// Waits until somebody listens for the restore of `unit`.
 ///
 /// # Errors
 /// When that cannot be, or takes longer than `timeout`.
@@ -37,14 +47,20 @@ pub fn listen(systemd: &Systemd, unit: &UnitName, timeout: Duration) -> Result<(
 /// Nothing is to be brought to `unit` any more: its restore came to nothing. The pager's unit cannot be stopped
 /// (`RefuseManualStop=`), lest somebody does who does not know what waits for it.
 pub fn stop(systemd: &Systemd, unit: &UnitName) {
-    let pager = pager_of(unit);
-    let runs = |active: &str| matches!(active, "activating" | "active");
-    let told = systemd.status(&pager).and_then(|status| match runs(&status.active) {
-        true => systemd.signal(&pager, END),
-        false => Ok(()),
-    });
-    if let Err(e) = told {
+    if let Err(e) = end(systemd, &pager_of(unit)) {
         tracing::warn!("{unit}: {e:#}");
+    }
+}
+
+fn end(systemd: &Systemd, pager: &str) -> Result<()> {
+    let deadline = Instant::now() + START;
+    // One that is only about to start cannot be told.
+    while systemd.activity(pager)?.1 && Instant::now() < deadline {
+        std::thread::sleep(POLL);
+    }
+    match systemd.status(pager)?.active.as_str() {
+        "activating" | "active" => systemd.signal(pager, END),
+        _ => Ok(()),
     }
 }
 
@@ -126,8 +142,6 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         // All of it was there when the last pager ended.
         None => return Ok(notify(false, &[NotifyState::Ready]).map(drop)?),
     };
-    // Asked now: there may be no bus when it matters.
-    let cgroup = Systemd::connect()?.status(unit.as_str())?.cgroup;
     // Without it, what is on the disk has to do.
     let frames = ram::frames(paths, &record).unwrap_or_else(|e| {
         tracing::error!("what was kept in RAM cannot be read: {e:#}");
@@ -139,11 +153,12 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         let memory = sealed.process(pid).ok_or_else(|| io::Error::other("nothing is stored of it"))?;
         Ok(memory)
     };
+    let known = record.units.get(unit).map(|u| u.cgroup.clone()).unwrap_or_default();
     notify(false, &[NotifyState::Ready])?;
     let service = Service {
         memory: &memory,
         store: &fdstore::Systemd,
-        lost: &|e| kill(unit, &cgroup, &e.to_string()),
+        lost: &|e| kill(unit, &cgroup_of(unit, &known), &e.to_string()),
         fillers: available_parallelism().map_or(1, Into::into),
         huge: huge::read(&images),
     };
@@ -188,6 +203,12 @@ pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The control group of `unit`; the one that it had `before`, where PID 1 does not tell.
+fn cgroup_of(unit: &UnitName, before: &str) -> String {
+    let told = Systemd::connect().and_then(|systemd| systemd.status(unit.as_str()));
+    told.map(|status| status.cgroup).ok().filter(|cgroup| !cgroup.is_empty()).unwrap_or_else(|| before.into())
 }
 
 /// Kills every task, and does not return before: what is closed then is of dead processes. Those that wait for memory wait

@@ -1,5 +1,7 @@
 //! After the switch: bring every unit back in the new boot, or, where that came to nothing, in the old kernel's.
 
+use std::path::Path;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,10 +15,14 @@ use super::{
 use crate::config::Settings;
 use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
+use crate::sys::haste::Haste;
 use crate::sys::trust;
 use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
 use crate::{criu, faults, kernel, watchdog};
+
+/// journald's control group.
+const JOURNAL: &str = "/sys/fs/cgroup/system.slice/systemd-journald.service";
 
 /// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
@@ -43,17 +49,23 @@ pub fn run(paths: &Paths) -> Result<()> {
     let last_chance = back || record.reverses.is_some();
     let units: Vec<UnitName> =
         record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(n, _)| n.clone()).collect();
-    thread::scope(|scope| {
-        scope.spawn(|| start::start_all(&systemd, &units));
-        scope.spawn(criu::warm);
+    let resumed = thread::scope(|scope| {
+        let (_enough, wanted) = mpsc::channel::<()>();
+        // What the boot makes of directories waits for it, and what tasks write waits for it, too.
+        let _journal = Haste::of(Path::new(JOURNAL));
+        let systemd = &systemd;
+        scope.spawn(move || start::start_all(systemd, &units, &wanted));
+        let warm = scope.spawn(criu::warm);
         unlock_images(paths, &mut record, last_chance)?;
         verify_images(paths, &mut record);
-        Ok::<_, anyhow::Error>(())
+        wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
+        let phase = record.begin("restore");
+        // Whatever came of it: CRIU finds out for itself what it does not know.
+        let _ = warm.join();
+        let resumed = RestoreAll::new(paths, systemd, &settings, last_chance).run(&mut record)?;
+        record.end(phase);
+        Ok::<_, anyhow::Error>(resumed)
     })?;
-    wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
-    let phase = record.begin("restore");
-    let resumed = RestoreAll::new(paths, &systemd, &settings, last_chance).run(&mut record)?;
-    record.end(phase);
     finish(paths, &systemd, record, resumed)
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::meeting::{Chair, Seat};
 use super::restore_unit::Placeholder;
-use super::{Record, UnitRecord, UnitState, affinity, memory, now_usec, oom, timers};
+use super::{Record, UnitRecord, UnitState, affinity, memory, now_usec, oom, start, timers};
 use crate::config::Settings;
 use crate::faults;
 use crate::paths::Paths;
@@ -138,9 +138,11 @@ impl<'a> RestoreAll<'a> {
         deadline: Instant,
     ) -> Option<Resumed> {
         let result = (|| {
-            let placeholder = Placeholder::wait(self.systemd, name, deadline)?;
+            memory::begin(self.systemd, name)?;
+            let placeholder = Placeholder::wait(self.systemd, name, &Freezer::of(&unit.cgroup), deadline)?;
             let begun = now_usec();
-            memory::listen(self.systemd, name, self.timeout).inspect_err(|_| memory::stop(self.systemd, name))?;
+            start::wait_for_directories(self.systemd);
+            memory::listen(self.systemd, name, self.timeout)?;
             let pid = placeholder.restore(unit, images, |criu| {
                 let ready = prepare(unit, &placeholder, criu);
                 let go = match ready {
@@ -156,17 +158,20 @@ impl<'a> RestoreAll<'a> {
                 }
                 go
             });
-            if pid.is_err() {
-                memory::stop(self.systemd, name);
-                if let Err(e) = placeholder.freezer().thaw() {
-                    tracing::error!("{name}: {e}");
-                }
+            if pid.is_err()
+                && let Err(e) = placeholder.freezer().thaw()
+            {
+                tracing::error!("{name}: {e}");
             }
             let pid = pid?;
             tracing::info!("{name} is there as {pid}, {} ms after its sandbox was", (now_usec() - begun) / 1000);
             Ok::<_, anyhow::Error>(Resumed { unit: name.clone(), placeholder, pid })
         })();
-        result.inspect_err(|e| seat.fail(format!("{e:#}"))).ok()
+        let report = |e: &anyhow::Error| {
+            memory::stop(self.systemd, name);
+            seat.fail(format!("{e:#}"));
+        };
+        result.inspect_err(report).ok()
     }
 
     /// Units whose tasks died between the commit and their first step.

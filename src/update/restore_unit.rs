@@ -13,6 +13,7 @@ use nix::libc::{O_CREAT, O_EXCL, O_TRUNC};
 use super::{ExternalFile, UnitRecord, carry};
 use crate::criu::{self, Restore};
 use crate::sys::freezer::Freezer;
+use crate::sys::haste::Haste;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Place;
 use crate::systemd::{Status, Systemd};
@@ -21,10 +22,18 @@ use crate::unit::UnitName;
 /// The name that the kernel shows for the placeholder (15 bytes at most, proc(5)).
 const PLACEHOLDER: &str = "kup-placeholder";
 const POLL: Duration = Duration::from_millis(20);
+/// How often PID 1 is asked: it has all of the boot to do meanwhile.
+const ASK: Duration = Duration::from_millis(500);
 
 /// Whether `pid` is a placeholder.
 pub fn is_placeholder(pid: i32) -> bool {
     pid > 0 && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == PLACEHOLDER)
+}
+
+/// Whether one is in the control group at `cgroup`.
+fn stands_in(cgroup: &Path) -> bool {
+    let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    procs.lines().filter_map(|pid| pid.parse().ok()).any(is_placeholder)
 }
 
 /// The fresh process that systemd started for a unit, in the sandbox that the restored one is to live in.
@@ -35,17 +44,26 @@ pub struct Placeholder {
     /// The unit's control group below /sys/fs/cgroup.
     pub cgroup: PathBuf,
     handle: PidFd,
+    /// Until the unit is handed over.
+    _haste: Option<Haste>,
 }
 
 impl Placeholder {
-    /// Waits until systemd has built the sandbox and the placeholder pauses in it. Where that came to nothing systemd
-    /// tries again, in the unit's turn: it may have been started before something was there that it needs.
+    /// Waits until systemd has built the sandbox and the placeholder pauses in it, most likely in the control group that
+    /// the unit had before. Where that came to nothing systemd tries again, in the unit's turn: it may have been started
+    /// before something was there that it needs.
     ///
     /// # Errors
     /// When the unit failed, or it is not there by `deadline`.
-    pub fn wait(systemd: &Systemd, unit: &UnitName, deadline: Instant) -> Result<Self> {
-        let mut again = false;
+    pub fn wait(systemd: &Systemd, unit: &UnitName, before: &Freezer, deadline: Instant) -> Result<Self> {
+        let (mut haste, mut asked, mut again) = (None, None::<Instant>, false);
         loop {
+            haste = haste.or_else(|| Haste::of(before.dir()));
+            if !stands_in(before.dir()) && asked.is_some_and(|at| at.elapsed() < ASK) {
+                std::thread::sleep(POLL);
+                continue;
+            }
+            asked = Some(Instant::now());
             let (active, queued) = systemd.activity(unit.as_str())?;
             match active.as_str() {
                 "failed" | "inactive" if !queued && again => {
@@ -58,7 +76,7 @@ impl Placeholder {
                 }
                 "activating" | "active" => {
                     if let Some(placeholder) = Self::of(&systemd.status(unit.as_str())?)? {
-                        return Ok(placeholder);
+                        return Ok(Self { _haste: haste, ..placeholder });
                     }
                 }
                 _ => {}
@@ -80,7 +98,7 @@ impl Placeholder {
         }
         let cgroup = Path::new("/sys/fs/cgroup").join(status.cgroup.trim_start_matches('/'));
         let handle = PidFd::open(status.main_pid)?;
-        Ok(Some(Self { pid: status.main_pid, cgroup, handle }))
+        Ok(Some(Self { pid: status.main_pid, cgroup, handle, _haste: None }))
     }
 
     /// Restores `record` from `images` in its place. `resume` as in [`Restore::run`].

@@ -1,5 +1,6 @@
 //! Having systemd build the sandboxes of units that are to be restored, as early as they can be built.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::systemd::{Start, Systemd};
@@ -9,11 +10,17 @@ const POLL: Duration = Duration::from_millis(50);
 /// A unit that has waited so long has its turn soon.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// AppArmor's profiles: a sandbox that is built before them is none.
+const PROFILES: &str = "apparmor.service";
+/// Makes and clears directories that all tasks share: sandboxes may be there before, tasks must not.
+const DIRECTORIES: &str = "systemd-tmpfiles-setup.service";
+
 /// Starts `units`. A unit need not be enabled: what ran before the switch runs after it. Those whose sandbox needs little
 /// of the boot do not wait for their turn in it; where that comes to nothing they have it still. Returns when there is
-/// nothing more to hasten.
-pub fn start_all(systemd: &Systemd, units: &[UnitName]) {
+/// nothing more to hasten, or nobody holds the other end of `wanted` any more.
+pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
     let deadline = Instant::now() + PATIENCE;
+    let pause = || wanted.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) && Instant::now() < deadline;
     // Mostly the boot starts it by itself; to ask for it once more would have systemd go through all that it needs again.
     let queued = systemd.queued().unwrap_or_default();
     for unit in units.iter().filter(|u| !queued.contains(u.as_str())) {
@@ -22,32 +29,48 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName]) {
             tracing::error!("{unit}: {e:#}");
         }
     }
+    while is_awaited(systemd, PROFILES) && pause() {}
     let mut waiting = Vec::new();
+    let mut late = Vec::new();
     for unit in units {
-        waiting.extend(waits_for(systemd, units, unit).map(|waits_for| (unit, waits_for)));
+        match earliest(systemd, units, unit) {
+            Start::Ahead(waits_for) => waiting.push((unit, waits_for)),
+            Start::InItsTurn(_) => late.push(unit),
+        }
         // Those before it may be ready meanwhile.
         hasten(systemd, &mut waiting);
     }
-    while !waiting.is_empty() && Instant::now() < deadline {
-        std::thread::sleep(POLL);
+    while !(waiting.is_empty() && late.is_empty()) && pause() {
+        if !late.is_empty() && !is_awaited(systemd, DIRECTORIES) {
+            // What was missing may be there now.
+            for unit in late.drain(..) {
+                match earliest(systemd, units, unit) {
+                    Start::Ahead(waits_for) => waiting.push((unit, waits_for)),
+                    Start::InItsTurn(why) => tracing::info!("{unit} starts in its turn: {why}"),
+                }
+            }
+        }
         hasten(systemd, &mut waiting);
     }
 }
 
-/// What has to be there before `unit` can start ahead of its turn.
-fn waits_for(systemd: &Systemd, units: &[UnitName], unit: &UnitName) -> Option<Vec<String>> {
-    let peers = |name: &str| units.iter().any(|u| u.as_str() == name);
-    match systemd.earliest(unit.as_str(), peers) {
-        Ok(Start::Ahead(waits_for)) => Some(waits_for),
-        Ok(Start::InItsTurn(why)) => {
-            tracing::info!("{unit} starts in its turn: {why}");
-            None
-        }
-        Err(e) => {
-            tracing::warn!("{unit} starts in its turn: {e:#}");
-            None
-        }
+/// Waits until what lies in directories that all tasks share is what this boot begins with.
+pub fn wait_for_directories(systemd: &Systemd) {
+    let deadline = Instant::now() + PATIENCE;
+    while is_awaited(systemd, DIRECTORIES) && Instant::now() < deadline {
+        std::thread::sleep(POLL);
     }
+}
+
+/// Has this boot still to get to `unit`?
+fn is_awaited(systemd: &Systemd, unit: &str) -> bool {
+    systemd.activity(unit).is_ok_and(|(_, queued)| queued)
+}
+
+/// When `unit` can start, and why not ahead of its turn.
+fn earliest(systemd: &Systemd, units: &[UnitName], unit: &UnitName) -> Start {
+    let peers = |name: &str| units.iter().any(|u| u.as_str() == name);
+    systemd.earliest(unit.as_str(), peers).unwrap_or_else(|e| Start::InItsTurn(format!("{e:#}")))
 }
 
 /// Starts what has nothing to wait for any more, and keeps the rest.
