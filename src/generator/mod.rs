@@ -20,10 +20,12 @@ use emit::Output;
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
 /// What a restore waits for in the boot; each ends with its work.
-const ON_THE_WAY: [&str; 6] = [
+const ON_THE_WAY: [&str; 8] = [
+    "kmod-static-nodes.service",
     "systemd-modules-load.service",
     "systemd-remount-fs.service",
     "systemd-sysctl.service",
+    "systemd-tmpfiles-setup-dev-early.service",
     "systemd-tmpfiles-setup-dev.service",
     "systemd-journal-flush.service",
     "systemd-tmpfiles-setup.service",

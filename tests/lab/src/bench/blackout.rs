@@ -33,29 +33,41 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     // kup first: it needs the machine as it was staged. Then, on the new kernel, the two that lose everything.
-    ctx.vm.peer().enter(|| memcached::fill(KEYS))??;
-    let client = Pulse::start("memcached", ctx.vm.peer(), || memcached::Client::connect(KEYS))?;
-    let record = guest::update(ctx, "")?;
-    guest::expect_done(&record, &UNITS)?;
-    let kup = client.stop()?.blackout.as_secs_f64();
-    for (name, took) in guest::phases(&record) {
-        ctx.figure(&format!("kup: {name}"), took, "s");
-    }
-    boot_phases(ctx, "kup")?;
-    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    let kup = kept(ctx, "kup")?;
     let jump = Jump::watch(&ctx.vm)?;
     let kexec = cold(ctx, "kexec", &format!("{LOAD_AGAIN} && systemctl kexec --no-block"))?;
     // Nothing was restored in this boot: what its kernel and initrd took is what every kexec takes.
     let floor = console::floor(&ctx.vm, jump.seen()?)?;
     let reboot = cold(ctx, "reboot", "systemctl reboot --no-block")?;
+    guest::settings(&ctx.vm, "blackout", "Initrd = \"small\"\n")?;
+    let small = kept(ctx, "kup, small initrd")?;
     ctx.figure("blackout: kup, everything kept", kup, "s");
+    ctx.figure("blackout: kup, everything kept, small initrd", small, "s");
     ctx.figure("blackout: systemctl kexec, cold and empty", kexec, "s");
     ctx.figure("blackout: systemctl reboot, cold and empty", reboot, "s");
     ctx.figure("floor: from the kexec's jump to PID 1, nothing restored", floor, "s");
     ctx.figure("kup against the floor", kup / floor, "times");
     ctx.figure("kup against kexec", kup / kexec, "times");
     ctx.figure("kup against reboot", kup / reboot, "times");
+    ctx.figure("kup with a small initrd, against the floor", small / floor, "times");
+    ctx.figure("kup with a small initrd, against kexec", small / kexec, "times");
     Ok(())
+}
+
+/// Goes to the other kernel with kup; gives the time without an answer.
+fn kept(ctx: &mut Ctx, name: &str) -> Result<f64> {
+    ctx.vm.peer().enter(|| memcached::fill(KEYS))??;
+    let client = Pulse::start("memcached", ctx.vm.peer(), || memcached::Client::connect(KEYS))?;
+    let target = guest::other_kernel(ctx)?;
+    let record = guest::update(ctx, &format!("--target {target}"))?;
+    guest::expect_done(&record, &UNITS)?;
+    let blackout = client.stop()?.blackout.as_secs_f64();
+    for (phase, took) in guest::phases(&record) {
+        ctx.figure(&format!("{name}: {phase}"), took, "s");
+    }
+    boot_phases(ctx, name)?;
+    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    Ok(blackout)
 }
 
 /// Goes down by `command`; gives the time without an answer.
@@ -72,17 +84,17 @@ fn cold(ctx: &mut Ctx, name: &str, command: &str) -> Result<f64> {
     Ok(blackout)
 }
 
-/// How long kernel, initrd and systemd took, and when memcached was up, after the kernel's start.
+/// How long kernel and initrd took (an initrd without systemd does not say when it began), and systemd until memcached
+/// was up.
 fn boot_phases(ctx: &mut Ctx, name: &str) -> Result<()> {
     let vm = &ctx.vm;
     let manager = |property: &str| -> Result<f64> {
         Ok(vm.ssh(&format!("systemctl show --value -p {property}"))?.trim().parse::<f64>()? / 1e6)
     };
-    let (initrd, userspace) = (manager("InitRDTimestampMonotonic")?, manager("UserspaceTimestampMonotonic")?);
+    let userspace = manager("UserspaceTimestampMonotonic")?;
     let up = vm.ssh("systemctl show --value -p ActiveEnterTimestampMonotonic memcached.service")?;
     let up = up.trim().parse::<f64>()? / 1e6;
-    ctx.figure(&format!("{name}: kernel"), initrd, "s");
-    ctx.figure(&format!("{name}: initrd"), userspace - initrd, "s");
+    ctx.figure(&format!("{name}: kernel and initrd"), userspace, "s");
     ctx.figure(&format!("{name}: systemd until memcached is up"), up - userspace, "s");
     Ok(())
 }
