@@ -2,12 +2,14 @@
 //! drivers for every machine, which takes time to check, unpack and search through while services stand still; a kexec goes
 //! to the machine that it comes from. The boot loader keeps the distribution's.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::command;
+use crate::net::links::drivers;
 use crate::paths::Paths;
 
 /// Where initramfs-tools(7) is configured.
@@ -35,6 +37,11 @@ pub fn build(paths: &Paths, release: &str) -> Result<Option<PathBuf>> {
     fs::create_dir_all(configuration.join("conf.d"))?;
     // Sourced behind all others.
     fs::write(configuration.join("conf.d/zz-kup"), OURS)?;
+    // Services wait for their addresses, and those for a driver that else only udev would load.
+    let mut modules = File::options().append(true).create(true).open(configuration.join("modules"))?;
+    modules.write_all(
+        drivers::of_all(paths).into_iter().map(|module| format!("\n{module}\n")).collect::<String>().as_bytes(),
+    )?;
     let arguments = [LIMIT, "mkinitramfs", "-d", &name(&configuration), "-o", &name(&image), release];
     command::run(Path::new("/usr/bin/timeout"), &arguments)?;
     Ok(Some(image))

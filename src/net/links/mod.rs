@@ -3,6 +3,7 @@
 //! Only of links that networkd has configured with addresses that do not expire: it finds them as it would have made them,
 //! and keeps them. What comes from a server (DHCP, router advertisements) it would take away and ask for again.
 
+pub mod drivers;
 mod shown;
 
 use std::fs;
@@ -15,11 +16,15 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::command::feed;
+use crate::kernel::modules::modprobe;
 use crate::paths::Paths;
+use crate::sys::haste::Haste;
 use shown::{Shown, links, parse};
 
 /// Name of the file beside the images that holds the links.
 pub const LINKS: &str = "links.json";
+/// udev's control group.
+const UDEV: &str = "/sys/fs/cgroup/system.slice/systemd-udevd.service";
 const POLL: Duration = Duration::from_millis(20);
 
 /// A link, and how it is put back.
@@ -32,6 +37,9 @@ pub struct Link {
     pub mac: String,
     /// Lines for `ip -batch`.
     pub batch: Vec<String>,
+    /// The kernel module that drives it.
+    #[serde(default)]
+    pub driver: Option<String>,
 }
 
 /// The links of this network namespace that can be put back.
@@ -42,7 +50,9 @@ pub fn look(paths: &Paths) -> Result<Vec<Link>> {
     let states = paths.at("/run/systemd/netif/links");
     let managed = |index: u32| is_managed(&fs::read_to_string(states.join(index.to_string())).unwrap_or_default());
     let routes = |family| ip(&["-j", family, "route"], "");
-    links(&ip(&["-j", "address"], "")?, &routes("-4")?, &routes("-6")?, &managed)
+    let mut links = links(&ip(&["-j", "address"], "")?, &routes("-4")?, &routes("-6")?, &managed)?;
+    links.iter_mut().for_each(|link| link.driver = drivers::of(paths, &link.name));
+    Ok(links)
 }
 
 /// Puts back those of `links` that are there, by name and hardware address, and that nobody has brought up. What cannot be
@@ -74,11 +84,20 @@ pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until `links` are there by name, for at most `timeout`: their drivers come when they do.
+/// Waits until `links` are there by name, for at most `timeout`. Drivers that the initrd did not bring are loaded, and udev,
+/// which may have names to give, goes before the rest of the boot meanwhile.
 pub fn wait(paths: &Paths, links: &[Link], timeout: Duration) {
-    let all_there = || links.iter().all(|link| paths.at("/sys/class/net").join(&link.name).exists());
-    let begun = Instant::now();
-    while !all_there() && begun.elapsed() < timeout {
+    let is_missing = |link: &&Link| !paths.at("/sys/class/net").join(&link.name).exists();
+    let drivers: Vec<&str> = links.iter().filter(is_missing).filter_map(|link| link.driver.as_deref()).collect();
+    if !drivers.is_empty()
+        && let Err(e) = modprobe(&[&["-a", "--"], drivers.as_slice()].concat())
+    {
+        tracing::warn!("{e:#}");
+    }
+    let (begun, mut udev) = (Instant::now(), None);
+    while links.iter().any(|link| is_missing(&link)) && begun.elapsed() < timeout {
+        // It may be only about to start.
+        udev = udev.or_else(|| Haste::of(&paths.at(UDEV)));
         sleep(POLL);
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn links(addresses: &str, v4: &str, v6: &str, managed: &dyn Fn(u32) -
     v6.iter_mut().filter(|r| r.dst == "default").for_each(|r| r.dst = "::/0".into());
     routes.append(&mut v6);
     let wanted = shown.into_iter().filter(|s| managed(s.ifindex) && is_static(s));
-    Ok(wanted.map(|s| Link { batch: batch(&s, &routes), name: s.ifname, mac: s.address }).collect())
+    Ok(wanted.map(|s| Link { batch: batch(&s, &routes), name: s.ifname, mac: s.address, driver: None }).collect())
 }
 
 /// Has it addresses, and none that expires, and none that is point-to-point?

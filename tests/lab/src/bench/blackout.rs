@@ -39,6 +39,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     // Nothing was restored in this boot: what its kernel and initrd took is what every kexec takes.
     let floor = console::floor(&ctx.vm, jump.seen()?)?;
     let reboot = cold(ctx, "reboot", "systemctl reboot --no-block")?;
+    // Not all of them are enabled.
+    ctx.vm.ssh(&format!("systemctl start {}", UNITS.join(" ")))?;
     guest::settings(&ctx.vm, "blackout", "Initrd = \"small\"\n")?;
     let small = kept(ctx, "kup, small initrd")?;
     ctx.figure("blackout: kup, everything kept", kup, "s");
