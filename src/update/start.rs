@@ -30,27 +30,18 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
         }
     }
     while is_awaited(systemd, PROFILES) && pause() {}
-    let mut waiting = Vec::new();
-    let mut late = Vec::new();
-    for unit in units {
-        match earliest(systemd, units, unit) {
-            Start::Ahead(waits_for) => waiting.push((unit, waits_for)),
-            Start::InItsTurn(_) => late.push(unit),
-        }
-        // Those before it may be ready meanwhile.
-        hasten(systemd, &mut waiting);
-    }
-    while !(waiting.is_empty() && late.is_empty()) && pause() {
+    let mut ahead = Ahead { systemd, units, waiting: Vec::new() };
+    let mut late: Vec<&UnitName> = units.iter().filter(|unit| ahead.add(unit).is_err()).collect();
+    while !(ahead.waiting.is_empty() && late.is_empty()) && pause() {
         if !late.is_empty() && !is_awaited(systemd, DIRECTORIES) {
             // What was missing may be there now.
             for unit in late.drain(..) {
-                match earliest(systemd, units, unit) {
-                    Start::Ahead(waits_for) => waiting.push((unit, waits_for)),
-                    Start::InItsTurn(why) => tracing::info!("{unit} starts in its turn: {why}"),
+                if let Err(why) = ahead.add(unit) {
+                    tracing::info!("{unit} starts in its turn: {why}");
                 }
             }
         }
-        hasten(systemd, &mut waiting);
+        ahead.hasten();
     }
 }
 
@@ -67,30 +58,48 @@ fn is_awaited(systemd: &Systemd, unit: &str) -> bool {
     systemd.activity(unit).is_ok_and(|(_, queued)| queued)
 }
 
-/// When `unit` can start, and why not ahead of its turn.
-fn earliest(systemd: &Systemd, units: &[UnitName], unit: &UnitName) -> Start {
-    let peers = |name: &str| units.iter().any(|u| u.as_str() == name);
-    systemd.earliest(unit.as_str(), peers).unwrap_or_else(|e| Start::InItsTurn(format!("{e:#}")))
+/// Units that start ahead of their turn, as soon as what each waits for is there.
+struct Ahead<'a> {
+    systemd: &'a Systemd,
+    /// All that are to be restored.
+    units: &'a [UnitName],
+    waiting: Vec<(&'a UnitName, Vec<String>)>,
 }
 
-/// Starts what has nothing to wait for any more, and keeps the rest.
-fn hasten(systemd: &Systemd, waiting: &mut Vec<(&UnitName, Vec<String>)>) {
-    let queued = match systemd.queued() {
-        Ok(queued) => queued,
-        Err(e) => {
-            tracing::warn!("units start in their turn: {e:#}");
-            return waiting.clear();
+impl<'a> Ahead<'a> {
+    /// Takes `unit` in, or says why it starts in its turn.
+    fn add(&mut self, unit: &'a UnitName) -> Result<(), String> {
+        let peers = |name: &str| self.units.iter().any(|u| u.as_str() == name);
+        match self.systemd.earliest(unit.as_str(), peers) {
+            Ok(Start::Ahead(waits_for)) => self.waiting.push((unit, waits_for)),
+            Ok(Start::InItsTurn(why)) => return Err(why),
+            Err(e) => return Err(format!("{e:#}")),
         }
-    };
-    waiting.retain_mut(|(unit, waits_for)| {
-        waits_for.retain(|other| queued.contains(other));
-        if !waits_for.is_empty() {
-            // Without a job of its own it has had its turn.
-            return queued.contains(unit.as_str());
-        }
-        if let Err(e) = systemd.start_alone(unit.as_str()) {
-            tracing::warn!("{unit} starts in its turn: {e:#}");
-        }
-        false
-    });
+        // Those before it may be ready meanwhile.
+        self.hasten();
+        Ok(())
+    }
+
+    /// Starts what has nothing to wait for any more, and keeps the rest.
+    fn hasten(&mut self) {
+        let queued = match self.systemd.queued() {
+            Ok(queued) => queued,
+            Err(e) => {
+                tracing::warn!("units start in their turn: {e:#}");
+                return self.waiting.clear();
+            }
+        };
+        let systemd = self.systemd;
+        self.waiting.retain_mut(|(unit, waits_for)| {
+            waits_for.retain(|other| queued.contains(other));
+            if !waits_for.is_empty() {
+                // Without a job of its own it has had its turn.
+                return queued.contains(unit.as_str());
+            }
+            if let Err(e) = systemd.start_alone(unit.as_str()) {
+                tracing::warn!("{unit} starts in its turn: {e:#}");
+            }
+            false
+        });
+    }
 }
