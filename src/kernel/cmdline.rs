@@ -43,13 +43,18 @@ pub struct Ours<'a> {
     pub extra: &'a [&'a str],
 }
 
+/// So many ranges of `memmap=` a kernel remembers while it chooses its address (MAX_MEMMAP_REGIONS).
+const AVOIDED: usize = 4;
+/// Has a kernel stay where it was loaded.
+const FIXED: &str = "nokaslr";
 /// The last of the words that an update adds: they are taken away as a whole by the next one.
 const END: &str = "kup.end";
 
 /// Command line for `image`, made from the `running` one (content of /proc/cmdline).
 ///
 /// What the boot loader and an earlier update put there is left out, so that the line does not grow from update to update.
-/// `pid_floor` becomes `sysctl.kernel.ns_last_pid`, behind `pid_max`, since a value above the default `pid_max` would be
+/// Where a kernel would overlook a range of memory that it is told to leave alone, it is told not to choose its address by
+/// chance. `pid_floor` becomes `sysctl.kernel.ns_last_pid`, behind `pid_max`, since a value above the default `pid_max` would be
 /// refused. Our words stand before a `--`, because what follows it is init's.
 ///
 /// # Errors
@@ -72,11 +77,30 @@ pub fn make(running: &str, image: &Path, ours: &Ours) -> Result<String, TooLong>
     line.extend(kept.iter().filter(|w| !is_replaced(w) && !ours.extra.contains(w)));
     line.extend([begin.as_str(), &pid_max, &floor]);
     line.extend(ours.extra);
+    if overlooks(&line) && !line.contains(&FIXED) {
+        line.push(FIXED);
+    }
     line.push(END);
     line.extend(init);
 
     let line = line.join(" ");
     if line.len() > MAX { Err(TooLong { length: line.len() }) } else { Ok(line) }
+}
+
+/// Would a kernel perhaps be put where a `memmap=` tells it not to go? It keeps clear of the first four ranges, and stays where
+/// it was loaded where one word goes on behind the fourth; but words behind that it does not read (mem_avoid_memmap() of
+/// arch/x86/boot/compressed/kaslr.c of Linux 6.12).
+fn overlooks(words: &[&str]) -> bool {
+    let (mut seen, mut overlooked) = (0, false);
+    for word in words.iter().filter_map(|w| w.strip_prefix("memmap=")) {
+        let ranges = word.split(',').filter(|range| range.contains(['!', '#', '$'])).count();
+        match seen {
+            AVOIDED => overlooked |= ranges > 0,
+            _ if seen + ranges > AVOIDED => return false,
+            _ => seen += ranges,
+        }
+    }
+    overlooked
 }
 
 /// The value of `kup.txn=`, where the running kernel was started by an update.
@@ -169,6 +193,27 @@ mod tests {
     }
 
     const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10 kup.end";
+
+    #[test]
+    fn no_range_of_memory_is_overlooked() {
+        let fixed = |running: &str, extra: &[&str]| {
+            let line = make_with(running, Path::new("/boot/vmlinuz"), extra).unwrap();
+            assert!(!line.contains("nokaslr nokaslr"), "{line}");
+            line.contains("nokaslr")
+        };
+        let (one, four, five) =
+            ("memmap=2M!4M", "memmap=1M!1M,1M!3M,1M#5M,1M$7M", "memmap=1M!1M,1M!3M,1M!5M,1M!7M,1M!9M");
+        let words = [one; 5];
+        assert!(!fixed("ro", &[four]) && !fixed("ro", &words[..4]), "it keeps clear of four");
+        assert!(!fixed("ro", &[five]) && !fixed("ro", &[one, one, one, four]), "it notices a fifth in the same word");
+        assert!(!fixed("ro", &[one, one, one, four, one]) && !fixed(five, &words), "and stays where it is");
+        assert!(
+            fixed("ro", &words) && fixed(four, &[one]) && fixed(four, &[five]),
+            "behind the fourth it reads no word"
+        );
+        assert!(fixed("ro nokaslr", &words), "once is enough");
+        assert!(!fixed("memmap=512M memmap=exactmap memmap=4G@1M", &words[..4]), "what is no range is not counted");
+    }
 
     #[test]
     fn made_from_the_running_one() {

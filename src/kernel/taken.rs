@@ -170,9 +170,11 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// The words that the target's command line needs for `runs`.
+/// The word that the target's command line needs for `runs`, if any. One for all of them: of ranges in words of their own the
+/// kernel keeps clear of the first four only ([`super::cmdline::make`]).
 pub fn words(runs: &[Run]) -> impl Iterator<Item = String> + '_ {
-    runs.iter().map(|run| format!("memmap={}M!{:#x}", run.length >> 20, run.start))
+    let ranges: Vec<String> = runs.iter().map(|run| format!("{}M!{:#x}", run.length >> 20, run.start)).collect();
+    (!ranges.is_empty()).then(|| format!("memmap={}", ranges.join(","))).into_iter()
 }
 
 /// The pages of `runs`, which were taken in this boot.
@@ -213,7 +215,8 @@ mod tests {
     #[test]
     fn the_target_is_told_in_few_words() {
         let runs = [Run { start: 126 << 20, length: 258 << 20 }, Run { start: 4 << 30, length: 2 << 20 }];
-        assert_eq!(words(&runs).collect::<Vec<_>>(), ["memmap=258M!0x7e00000", "memmap=2M!0x100000000"]);
+        assert_eq!(words(&runs).collect::<Vec<_>>(), ["memmap=258M!0x7e00000,2M!0x100000000"]);
+        assert_eq!(words(&[]).count(), 0);
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         assert_eq!(block(&paths), 128 << 20);
