@@ -32,7 +32,7 @@ const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn run(ctx: &mut Ctx) -> Result<()> {
-    // The reboot first: whoever is first pays for what the machine's emulator has not translated yet.
+    // The reboot first: whoever is first may pay for an emulator that is cold.
     let reboot = cold(ctx, "reboot", "systemctl reboot --no-block")?;
     let kup = kept(ctx, "kup")?;
     let jump = Jump::watch(&ctx.vm)?;
