@@ -141,7 +141,7 @@ impl<'a> RestoreAll<'a> {
             memory::begin(self.systemd, name)?;
             let placeholder = Placeholder::wait(self.systemd, name, &Freezer::of(&unit.cgroup), deadline)?;
             let begun = now_usec();
-            start::wait_for_directories(self.systemd);
+            start::wait_for_directories(self.systemd, deadline)?;
             memory::listen(self.systemd, name, self.timeout)?;
             let pid = placeholder.restore(unit, images, |criu| {
                 let ready = prepare(unit, &placeholder, criu);

@@ -3,6 +3,8 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
+
 use crate::systemd::{Start, Systemd};
 use crate::unit::UnitName;
 
@@ -29,7 +31,11 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
             tracing::error!("{unit}: {e:#}");
         }
     }
-    while is_awaited(systemd, PROFILES) && pause() {}
+    while is_awaited(systemd, PROFILES) {
+        if !pause() {
+            return;
+        }
+    }
     let mut ahead = Ahead { systemd, units, waiting: Vec::new() };
     let mut late: Vec<&UnitName> = units.iter().filter(|unit| ahead.add(unit).is_err()).collect();
     while !(ahead.waiting.is_empty() && late.is_empty()) && pause() {
@@ -46,16 +52,20 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
 }
 
 /// Waits until what lies in directories that all tasks share is what this boot begins with.
-pub fn wait_for_directories(systemd: &Systemd) {
-    let deadline = Instant::now() + PATIENCE;
-    while is_awaited(systemd, DIRECTORIES) && Instant::now() < deadline {
+///
+/// # Errors
+/// When that is not so by `deadline`.
+pub fn wait_for_directories(systemd: &Systemd, deadline: Instant) -> Result<()> {
+    while is_awaited(systemd, DIRECTORIES) {
+        ensure!(Instant::now() < deadline, "{DIRECTORIES} was not done in time");
         std::thread::sleep(POLL);
     }
+    Ok(())
 }
 
-/// Has this boot still to get to `unit`?
+/// Has this boot still to get to `unit`? Where PID 1 does not tell, it may.
 fn is_awaited(systemd: &Systemd, unit: &str) -> bool {
-    systemd.activity(unit).is_ok_and(|(_, queued)| queued)
+    systemd.activity(unit).map_or(true, |(_, queued)| queued)
 }
 
 /// Units that start ahead of their turn, as soon as what each waits for is there.
