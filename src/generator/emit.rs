@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::unit::{Adjustment, PLACEHOLDER, UnitName};
+use crate::unit::{Adjustment, PLACEHOLDER};
 use crate::update::Record;
 
 /// First line of every generated file, so that the reader knows where it comes from (systemd.generator(7)).
@@ -36,27 +36,21 @@ impl Output {
 
     /// Gives `unit` of kup's own a limit for its job, from the beginning of the boot on.
     pub(super) fn timeout(&self, unit: &str, seconds: u64) -> io::Result<()> {
-        let dir = self.dir.join(format!("{unit}.d"));
-        fs::create_dir_all(&dir)?;
-        fs::write(dir.join("50-kup-timeout.conf"), format!("{HEADER}[Unit]\nJobTimeoutSec={seconds}\n"))
+        self.dropin(unit, "50-kup-timeout.conf", &format!("{HEADER}[Unit]\nJobTimeoutSec={seconds}\n"))
     }
 
     /// Lets `unit` go before others: it has the processors, and its turn in PID 1's queue, first.
     pub(super) fn first(&self, unit: &str) -> io::Result<()> {
-        let dir = self.dir.join(format!("{unit}.d"));
-        fs::create_dir_all(&dir)?;
-        fs::write(dir.join("50-kup-first.conf"), format!("{HEADER}[Service]\nCPUWeight=10000\n"))
+        self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[Service]\nCPUWeight=10000\n"))
     }
 
     /// Orders `unit` of kup's own after `other`.
     pub(super) fn after(&self, unit: &str, other: &str) -> io::Result<()> {
-        let dir = self.dir.join(format!("{unit}.d"));
-        fs::create_dir_all(&dir)?;
-        fs::write(dir.join("50-kup-after.conf"), format!("{HEADER}[Unit]\nAfter={other}\n"))
+        self.dropin(unit, "50-kup-after.conf", &format!("{HEADER}[Unit]\nAfter={other}\n"))
     }
 
     /// `UNIT.d/NAME`. Plainly written: /run is empty at boot, and systemd reads it only after all generators are done.
-    pub(super) fn dropin(&self, unit: &UnitName, name: &str, text: &str) -> io::Result<()> {
+    pub(super) fn dropin(&self, unit: &str, name: &str, text: &str) -> io::Result<()> {
         let dir = self.dir.join(format!("{unit}.d"));
         fs::create_dir_all(&dir)?;
         fs::write(dir.join(name), text)

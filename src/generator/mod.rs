@@ -86,7 +86,7 @@ fn adjust(marked: &Marked, out: &Output) -> io::Result<()> {
     for (unit, spec) in marked.units.iter().chain(&marked.templates) {
         let adjustments = unit::adjustments(unit, spec);
         if !adjustments.is_empty() {
-            out.dropin(&unit.name, GENERATED[0], &emit::adjust(&adjustments))?;
+            out.dropin(unit.name.as_str(), GENERATED[0], &emit::adjust(&adjustments))?;
         }
     }
     Ok(())
@@ -119,7 +119,7 @@ fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
         let file = unit::load(paths, unit).ok();
         let dropins = file.iter().flat_map(|f| &f.dropins).filter_map(|p| p.file_name()?.to_str());
         let name = emit::last_name(GENERATED[1], dropins);
-        out.dropin(unit, &name, &emit::restore(record))?;
+        out.dropin(unit.as_str(), &name, &emit::restore(record))?;
     }
     Ok(())
 }

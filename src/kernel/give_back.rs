@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::modules;
 use super::regions::{self, Region};
 use super::taken::{self, total};
 use crate::paths::Paths;
@@ -21,7 +22,7 @@ pub const MODULES: [&str; 3] = ["dax_pmem", "device_dax", "kmem"];
 /// # Errors
 /// What could not be done for one of them; the others are given back all the same. The next boot has all of it.
 pub fn give_back(paths: &Paths, runs: &[Run]) -> Result<u64> {
-    regions::load(&MODULES);
+    modules::load(&MODULES);
     let (before, block) = (total(paths)?, taken::block(paths));
     // Of a range without a whole block nothing would come back.
     let given = runs

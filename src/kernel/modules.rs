@@ -54,6 +54,13 @@ pub fn modprobe(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Has the kernel load `modules`; one that cannot be loaded may be built in.
+pub fn load(modules: &[&str]) {
+    if let Err(e) = modprobe(&[&["-a"], modules].concat()) {
+        tracing::debug!("{e:#}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

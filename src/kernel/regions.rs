@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::modules::{Shipped, modprobe, shipped};
+use super::modules::{Shipped, shipped};
 use super::{cmdline, taken};
 use crate::paths::Paths;
 use crate::store::runs::Run;
@@ -66,13 +66,6 @@ pub fn devices(paths: &Paths, runs: &[Run], within: Duration) -> Result<Vec<Path
             }
         })
         .collect()
-}
-
-/// Has the kernel load `modules`; one that cannot be loaded may be built in.
-pub fn load(modules: &[&str]) {
-    if let Err(e) = modprobe(&[&["-a"], modules].concat()) {
-        tracing::debug!("{e:#}");
-    }
 }
 
 /// Can kernel `release` make block devices of what it keeps, and ordinary memory of those?

@@ -14,7 +14,7 @@ use super::{Record, UnitState, bless, memory};
 use crate::config::Settings;
 use crate::criu::plain;
 use crate::inspect;
-use crate::kernel::{compare_releases, give_back, regions, taken};
+use crate::kernel::{compare_releases, give_back, modules, regions, taken};
 use crate::paths::Paths;
 use crate::store::arena::{Arena, Frames};
 use crate::store::pmem::Pmem;
@@ -139,7 +139,7 @@ pub fn frames(paths: &Paths, record: &Record) -> Result<Option<Arc<dyn Frames>>>
     let Some(handed) = record.ram.as_ref().filter(|handed| regions::are_kept(paths, &handed.runs)) else {
         return Ok(None);
     };
-    regions::load(&regions::MODULES);
+    modules::load(&regions::MODULES);
     let devices = regions::devices(paths, &handed.runs, DEVICES_WITHIN)?;
     Ok(Some(Arc::new(Pmem::open(&handed.runs, &devices)?)))
 }

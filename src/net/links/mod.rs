@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::command::feed;
-use crate::kernel::modules::modprobe;
+use crate::kernel::modules;
 use crate::paths::Paths;
 use crate::sys::haste::Haste;
 use shown::{Shown, links, parse};
@@ -89,10 +89,8 @@ pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
 pub fn wait(paths: &Paths, links: &[Link], timeout: Duration) {
     let is_missing = |link: &&Link| !paths.at("/sys/class/net").join(&link.name).exists();
     let drivers: Vec<&str> = links.iter().filter(is_missing).filter_map(|link| link.driver.as_deref()).collect();
-    if !drivers.is_empty()
-        && let Err(e) = modprobe(&[&["-a", "--"], drivers.as_slice()].concat())
-    {
-        tracing::warn!("{e:#}");
+    if !drivers.is_empty() {
+        modules::load(&drivers);
     }
     let (begun, mut udev) = (Instant::now(), None);
     while links.iter().any(|link| is_missing(&link)) && begun.elapsed() < timeout {
