@@ -39,9 +39,9 @@ impl Mode {
 #[serde(rename_all = "kebab-case")]
 pub enum Initrd {
     /// One with what this machine needs, where it can be built.
+    #[default]
     Small,
     /// The distribution's.
-    #[default]
     Stock,
 }
 
@@ -75,7 +75,7 @@ pub struct Settings {
     pub boot_timeout_sec: u64,
     /// `Encryption`: are images encrypted with a key that goes to the new kernel in memory? Default false.
     pub encryption: bool,
-    /// `Initrd`: what the target kernel begins with. Default `"stock"`.
+    /// `Initrd`: what the target kernel begins with. Default `"small"`.
     pub initrd: Initrd,
     /// `KernelArguments`: words that are added to the target kernel's command line, separated by spaces. Default `""`.
     pub kernel_arguments: String,
@@ -96,7 +96,7 @@ impl Default for Settings {
             storage: Storage::Disk,
             boot_timeout_sec: 240,
             encryption: false,
-            initrd: Initrd::Stock,
+            initrd: Initrd::Small,
             kernel_arguments: String::new(),
         }
     }
@@ -290,7 +290,7 @@ mod tests {
             ("/etc/kup/kup.toml.d/30.toml.bak", "AddressTimeoutSec = 30\n"),
             (
                 "/run/kup/kup.toml",
-                "RestoreTimeoutSec = 7\nFallback = \"none\"\nStorage = \"auto\"\nBootTimeoutSec = 9\nEncryption = true\nInitrd = \"small\"\n",
+                "RestoreTimeoutSec = 7\nFallback = \"none\"\nStorage = \"auto\"\nBootTimeoutSec = 9\nEncryption = true\nInitrd = \"stock\"\n",
             ),
         ]);
         let want = Settings {
@@ -307,7 +307,7 @@ mod tests {
             storage: Storage::Auto,
             boot_timeout_sec: 9,
             encryption: true,
-            initrd: Initrd::Small,
+            initrd: Initrd::Stock,
         };
         assert_eq!(want.ghost_limit_bytes(), 4095 << 20);
         assert_eq!(settings, Ok(want));

@@ -30,10 +30,15 @@ pub struct Refused(String);
 /// # Errors
 /// [`Refused`]; otherwise when the update was aborted: the record says why.
 pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
-    let settings = Settings::load(paths)?;
+    let mut settings = Settings::load(paths)?;
     let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
-    if let Some(old) = Record::load(&paths.record())?.filter(|r| !r.state().is_final()) {
-        bail!("update {} is still {}; 'kup abort' gives it up", old.id, old.state().as_str());
+    match Record::load(&paths.record())? {
+        Some(old) if !old.state().is_final() => {
+            bail!("update {} is still {}; 'kup abort' gives it up", old.id, old.state().as_str());
+        }
+        // Whatever made it fail: an initrd of our own is what can be left out.
+        Some(old) if matches!(old.state(), State::FellBack | State::Failed) => settings.initrd = Initrd::Stock,
+        _ => {}
     }
     let target = choose_target(paths, request.target.as_deref())?;
     let mut record = Record::new(request.id.clone(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
@@ -181,7 +186,10 @@ fn with_initrd(paths: &Paths, settings: &Settings, target: &TargetKernel) -> Tar
     let mut target = target.clone();
     if settings.initrd == Initrd::Small && target.initrd.is_some() {
         match initrd::build(paths, &target.release) {
-            Ok(Some(small)) => target.initrd = Some(small),
+            Ok(Some(small)) => {
+                tracing::info!("the target begins with an initrd for this machine alone");
+                target.initrd = Some(small);
+            }
             Ok(None) => {}
             Err(e) => tracing::warn!("the target begins with the distribution's initrd: {e:#}"),
         }

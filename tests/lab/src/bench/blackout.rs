@@ -32,6 +32,7 @@ const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn run(ctx: &mut Ctx) -> Result<()> {
+    guest::settings(&ctx.vm, "blackout", "Initrd = \"stock\"\n")?;
     // The reboot first: whoever is first may pay for an emulator that is cold.
     let reboot = cold(ctx, "reboot", "systemctl reboot --no-block")?;
     let kup = kept(ctx, "kup")?;

@@ -100,7 +100,7 @@ fn set_up(ctx: &mut Ctx) -> Result<Vec<Service>> {
         let text = b"[Service]\nEnvironmentFile=-/etc/kup/faults\n";
         ctx.vm.put_bytes(text, &format!("/etc/systemd/system/{worker}.service.d/50-faults.conf"))?;
     }
-    ctx.vm.put_bytes(b"DeadmanSec = 150\nRestoreTimeoutSec = 60\n", "/etc/kup/kup.toml")?;
+    ctx.vm.put_bytes(b"DeadmanSec = 150\nRestoreTimeoutSec = 60\nInitrd = \"stock\"\n", "/etc/kup/kup.toml")?;
     let others = units_but(&UNITS);
     fill(ctx, KEYS)?;
     ctx.vm.ssh(&format!("kup release {0}; systemctl daemon-reload; systemctl stop {0}; sync", others))?;

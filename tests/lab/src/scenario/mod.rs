@@ -22,7 +22,6 @@ mod refuse;
 mod restore_failure;
 mod resume_once;
 mod security;
-mod small_initrd;
 pub mod soak;
 mod storage;
 mod systemd_boot;
@@ -87,7 +86,6 @@ pub const ALL: &[Scenario] = &[
     pager::SCENARIO,
     pager_users::SCENARIO,
     plain::SCENARIO,
-    small_initrd::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     ram::SCENARIO,

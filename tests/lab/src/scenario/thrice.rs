@@ -22,6 +22,8 @@ pub const SCENARIO: Scenario = Scenario {
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 
 fn run(ctx: &mut Ctx) -> Result<()> {
+    // The other scenarios begin with a small initrd.
+    guest::settings(&ctx.vm, "initrd", "Initrd = \"stock\"\n")?;
     let services = fill(ctx, KEYS)?;
     let before = observe(ctx)?;
     let clients = Clients::connect(ctx, KEYS)?;

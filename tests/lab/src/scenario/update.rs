@@ -36,7 +36,20 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     for (name, took) in guest::phases(&record) {
         ctx.figure(&name, took, "s");
     }
-    verify(ctx, KEYS)
+    verify(ctx, KEYS)?;
+    expect_small_initrd(ctx)
+}
+
+/// The target has begun with an initrd for this machine alone; the boot loader keeps the distribution's.
+fn expect_small_initrd(ctx: &mut Ctx) -> Result<()> {
+    let used = ctx.vm.ssh("journalctl -b -k -o cat | sed -n 's/^Freeing initrd memory: \\([0-9]*\\)K$/\\1/p'")?;
+    let used: u64 = used.trim().parse().context("the kernel does not say how large its initrd was")?;
+    let stock = ctx.vm.ssh(&format!("stat -c %s /boot/initrd.img-{}", ctx.about().new_kernel))?;
+    let stock = stock.trim().parse::<u64>()? >> 10;
+    ctx.figure("initrd: the distribution's", stock as f64, "KiB");
+    ctx.figure("initrd: the one that was used", used as f64, "KiB");
+    ensure!(used < stock, "the target has begun with {used} KiB, the distribution's initrd has {stock} KiB");
+    Ok(())
 }
 
 /// An update of services that are filled here: they go on as they were, connections included.

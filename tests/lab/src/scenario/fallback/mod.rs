@@ -39,7 +39,10 @@ const fn always(name: &'static str, about: &'static str, run: fn(&mut Ctx) -> Re
 pub const PANIC: Scenario = always(
     "fallback-panic",
     "the new kernel panics: the machine resets itself, and the old kernel restores the services",
-    |ctx| run(ctx, Trouble::Panic),
+    |ctx| {
+        run(ctx, Trouble::Panic)?;
+        expect_stock_initrd_next(ctx)
+    },
 );
 /// The new kernel stands still in its initrd.
 pub const HANG_KERNEL: Scenario = scenario(
@@ -94,6 +97,15 @@ fn run(ctx: &mut Ctx, trouble: Trouble) -> Result<()> {
     trouble.expect_reason(&record)?;
     clients.finish(ctx)?;
     start.expect_no_second_attempt(ctx)
+}
+
+/// The administrator's next attempt does without an initrd of kup's own, which might have been what failed.
+fn expect_stock_initrd_next(ctx: &mut Ctx) -> Result<()> {
+    ctx.step("the next attempt, given up before the switch");
+    ctx.vm.ssh("kup update --yes --stage-only && kup abort")?;
+    let said = ctx.vm.ssh("journalctl -o cat -u kup-update.service")?;
+    ensure!(said.matches("an initrd for this machine alone").count() == 1, "not the first attempt alone: {said}");
+    Ok(())
 }
 
 /// How it was before the update.
