@@ -15,18 +15,12 @@ use crate::update::exchange;
 
 pub(super) fn export(out: Output, args: &Images) -> Result<Exit, Error> {
     run(args, exchange::export)?;
-    let Images { unit, dir } = args;
-    let text = format!("the checkpoint of {unit} is in {}", dir.display());
-    out.event(&json!({ "event": "exported", "unit": unit, "dir": dir }), &text);
-    Ok(Exit::Ok)
+    Ok(say(out, args, "exported", &format!("the checkpoint of {} is in {}", args.unit, args.dir.display())))
 }
 
 pub(super) fn import(out: Output, args: &Images) -> Result<Exit, Error> {
     run(args, exchange::import)?;
-    let Images { unit, dir } = args;
-    let text = format!("{unit} will be restored from what is in {}", dir.display());
-    out.event(&json!({ "event": "imported", "unit": unit, "dir": dir }), &text);
-    Ok(Exit::Ok)
+    Ok(say(out, args, "imported", &format!("{} will be restored from what is in {}", args.unit, args.dir.display())))
 }
 
 type Verb = fn(&Paths, &UnitName, &Path) -> anyhow::Result<()>;
@@ -36,4 +30,9 @@ fn run(args: &Images, verb: Verb) -> Result<(), Error> {
         return Err(Error::NotAuthorized("checkpoints hold the memory of services: this is for root alone".into()));
     }
     Ok(verb(&Paths::host(), &args.unit, &args.dir)?)
+}
+
+fn say(out: Output, args: &Images, event: &str, text: &str) -> Exit {
+    out.event(&json!({ "event": event, "unit": args.unit, "dir": args.dir }), text);
+    Exit::Ok
 }

@@ -16,8 +16,8 @@ use crate::paths::Paths;
 const CONFIGURED: &str = "/etc/initramfs-tools";
 /// "dep": modules for the devices that sysfs names behind the root file system, see initramfs.conf(5).
 const OURS: &str = "MODULES=dep\n";
-/// How long mkinitramfs(8) may take, seconds.
-const LIMIT: &str = "600";
+/// How long mkinitramfs(8) may take, seconds: some on hardware; much less than kup-update.service has for all.
+const LIMIT: &str = "240";
 
 /// Builds one for kernel `release`; `None` where no initramfs-tools are installed. [`clear`] removes it.
 ///

@@ -63,7 +63,8 @@ impl Plan {
         Dump { criu, images, main_pid, namespaces, ghost_limit, pages: None, parent: None }
     }
 
-    /// Dumps the unit into `images`, which exists, and what of its memory is not `stored` yet. `complete` gets what the new boot has to know, and is asked as in
+    /// Dumps the unit into `images`, which exists, and what of its memory is not `stored` yet. `complete` gets what the new
+    /// boot has to know, and is asked as in
     /// [`Dump::run`].
     ///
     /// # Errors

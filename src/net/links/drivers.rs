@@ -5,7 +5,7 @@ use std::fs;
 use crate::paths::Paths;
 
 /// Links, by name.
-const LINKS: &str = "/sys/class/net";
+pub(super) const LINKS: &str = "/sys/class/net";
 
 /// The module that drives `link`; `None` where it is built in, or the link is no device.
 pub fn of(paths: &Paths, link: &str) -> Option<String> {

@@ -87,7 +87,7 @@ pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
 /// Waits until `links` are there by name, for at most `timeout`. Drivers that the initrd did not bring are loaded, and udev,
 /// which may have names to give, goes before the rest of the boot meanwhile.
 pub fn wait(paths: &Paths, links: &[Link], timeout: Duration) {
-    let is_missing = |link: &&Link| !paths.at("/sys/class/net").join(&link.name).exists();
+    let is_missing = |link: &&Link| !paths.at(drivers::LINKS).join(&link.name).exists();
     let drivers: Vec<&str> = links.iter().filter(is_missing).filter_map(|link| link.driver.as_deref()).collect();
     if !drivers.is_empty() {
         modules::load(&drivers);

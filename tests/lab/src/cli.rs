@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Minutes. The whole test is to take less than an hour, also where a machine is several times slower than usual.
 const WITHIN: u64 = 40;
@@ -59,6 +59,18 @@ pub struct TestArgs {
     /// Stop at the first failure and leave its machine running (see `cargo lab vm`)
     #[arg(long)]
     pub keep: bool,
+    /// Where services' memory is over the switch, in scenarios that are not about it [default: kup's]
+    #[arg(long)]
+    pub storage: Option<Storage>,
+}
+
+/// A store of kup's.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Storage {
+    /// Files.
+    Disk,
+    /// Physical memory that the kexec leaves alone.
+    Ram,
 }
 
 impl TestArgs {

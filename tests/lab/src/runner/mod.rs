@@ -30,7 +30,7 @@ pub fn test(args: &TestArgs) -> Result<u8> {
     if args.names.is_empty() && !args.keep {
         checks::run(&report)?;
     }
-    let options = Options { jobs: args.jobs(), keep: args.keep, until, ..Options::default() };
+    let options = Options { jobs: args.jobs(), keep: args.keep, until, storage: args.storage, ..Options::default() };
     pool::run(&chosen, options, &report)?;
     Ok(report.finish())
 }

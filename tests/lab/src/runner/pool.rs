@@ -15,6 +15,8 @@ use super::collect;
 use super::context::Ctx;
 use super::report::Report;
 use super::rundir::{self, RunDir};
+use crate::cli::Storage;
+use crate::guest;
 use crate::image::{Firmware, Image};
 use crate::interactive::prepare_host;
 use crate::paths;
@@ -43,11 +45,13 @@ pub struct Options {
     pub until: Option<Instant>,
     /// Memory of a machine in MiB.
     pub memory: u32,
+    /// Where services' memory is over the switch; `None`: where kup has it.
+    pub storage: Option<Storage>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { jobs: 1, keep: false, aloud: false, until: None, memory: 2048 }
+        Self { jobs: 1, keep: false, aloud: false, until: None, memory: 2048, storage: None }
     }
 }
 
@@ -173,11 +177,19 @@ impl Pool<'_> {
 
     /// A machine started from the prepared state.
     fn machine(&self, number: usize, dir: &Path, from: &str) -> Result<Ctx> {
-        let Options { keep: detached, memory, aloud, .. } = self.options;
+        let Options { keep: detached, memory, aloud, storage, .. } = self.options;
         let fits = |p: &&Prepared| p.image.about.firmware == ready::firmware(from);
         let Prepared { image, disk } = self.prepared.iter().find(fits).context("nothing is prepared for it")?;
         let spec = Spec { detached, memory, ..Spec::new(self.dir.join(number.to_string()), image) };
         let vm = Vm::copy_of(disk, spec, from)?;
+        if let Some(storage) = storage {
+            let name = match storage {
+                Storage::Disk => "disk",
+                Storage::Ram => "ram",
+            };
+            // Ahead of what scenarios choose for themselves.
+            guest::settings(&vm, "00-lab", &format!("Storage = \"{name}\"\n"))?;
+        }
         let mut ctx = Ctx::new(vm, dir.to_owned());
         ctx.aloud = aloud;
         Ok(ctx)
