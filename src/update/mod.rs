@@ -18,6 +18,7 @@ mod lock;
 mod manifest;
 mod meeting;
 pub mod memory;
+mod network;
 mod oom;
 mod order;
 mod precopy;

@@ -354,8 +354,13 @@ impl Record {
 
     /// Ends the phase that [`Record::begin`] returned.
     pub fn end(&mut self, phase: usize) {
+        self.end_at(phase, now_usec());
+    }
+
+    /// The same for one that ended at `at`, microseconds since the epoch.
+    pub fn end_at(&mut self, phase: usize, at: u64) {
         if let Some(p) = self.phases.get_mut(phase) {
-            p.end = now_usec();
+            p.end = at;
         }
     }
 }

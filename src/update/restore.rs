@@ -1,19 +1,20 @@
 //! After the switch: bring every unit back in the new boot, or, where that came to nothing, in the old kernel's.
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::network::Network;
 use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
 use super::{
-    Event, Lock, Record, State, ThisBoot, UnitRecord, UnitState, bless, encryption, manifest, memory, ram, start, trial,
+    Event, Lock, Record, State, ThisBoot, UnitRecord, UnitState, bless, encryption, manifest, memory, network,
+    now_usec, ram, start, trial,
 };
 use crate::config::Settings;
-use crate::net::{self, lock::Connection};
 use crate::paths::Paths;
 use crate::sys::haste::Haste;
 use crate::sys::trust;
@@ -58,12 +59,17 @@ pub fn run(paths: &Paths) -> Result<()> {
         let warm = scope.spawn(criu::warm);
         unlock_images(paths, &mut record, last_chance)?;
         verify_images(paths, &mut record);
-        wait_for_network(paths, &mut record, Duration::from_secs(settings.address_timeout_sec));
-        let phase = record.begin("restore");
+        let (waiting, phase) = (record.begin("network"), record.begin("restore"));
+        let network = Arc::new(Network::needed(paths, &record));
+        let there = scope.spawn({
+            let (network, timeout) = (Arc::clone(&network), Duration::from_secs(settings.address_timeout_sec));
+            move || network.watch(timeout)
+        });
         // Whatever came of it: CRIU finds out for itself what it does not know.
         let _ = warm.join();
-        let resumed = RestoreAll::new(paths, systemd, &settings, last_chance).run(&mut record)?;
+        let resumed = RestoreAll::new(paths, systemd, &settings, &network, last_chance).run(&mut record)?;
         record.end(phase);
+        record.end_at(waiting, there.join().unwrap_or_else(|_| now_usec()));
         Ok::<_, anyhow::Error>(resumed)
     })?;
     finish(paths, &systemd, record, resumed)
@@ -87,7 +93,7 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
     let back = record.state() == State::FallingBack;
     let _ = faults::at("restore.released");
     let phase = record.begin("unlock");
-    unlock_network(paths, &record, &resumed);
+    network::unlock(paths, &record, &resumed);
     record.end(phase);
     let phase = record.begin("hand-over");
     hand_over(systemd, resumed, Instant::now() + Duration::from_secs(30));
@@ -174,46 +180,6 @@ fn lose(record: &mut Record, name: &UnitName, reason: String) {
     if let Some(unit) = record.units.get_mut(name).filter(|unit| unit.state.may_resume()) {
         tracing::error!("{name} starts cold: {reason}");
         unit.state = UnitState::Cold { reason };
-    }
-}
-
-/// TCP sockets can be restored once their own address is there, and connections once their peer can be reached.
-fn wait_for_network(paths: &Paths, record: &mut Record, timeout: Duration) {
-    let phase = record.begin("network");
-    let begun = Instant::now();
-    match net::addresses::wait(&record.addresses, timeout) {
-        Ok(missing) if missing.is_empty() => {}
-        Ok(missing) => tracing::warn!("these addresses did not come up within {timeout:?}: {missing:?}"),
-        Err(e) => tracing::warn!("{e:#}"),
-    }
-    let images = paths.images(record.id.as_str());
-    let units = record.units.iter().filter(|(_, u)| u.state.may_resume() && !u.namespaces.iter().any(|n| n == "net"));
-    let connections: Vec<Connection> = units
-        .flat_map(|(name, _)| net::images::connections(&images.join(name.as_str())).unwrap_or_default())
-        .map(|c| Connection { local: c.local, remote: c.remote })
-        .collect();
-    let missing = net::addresses::wait_for_routes(&connections, timeout.saturating_sub(begun.elapsed()));
-    if !missing.is_empty() {
-        tracing::warn!("there is no route for these connections: {missing:?}");
-    }
-    record.end(phase);
-}
-
-/// Lets packets through, and asks peers that have backed off to try again now: what counts is what a client sees.
-fn unlock_network(paths: &Paths, record: &Record, resumed: &[Resumed]) {
-    if let Err(e) = net::lock::unlock() {
-        tracing::error!("{e:#}");
-    }
-    let images = paths.images(record.id.as_str());
-    let mut segments = Vec::new();
-    for unit in resumed.iter().map(|r| &r.unit) {
-        match net::images::connections(&images.join(unit.as_str())) {
-            Ok(connections) => segments.extend(connections.iter().flat_map(net::nudge::Outstanding::of)),
-            Err(e) => tracing::warn!("{unit}: its peers wait for their own timers: {e}"),
-        }
-    }
-    if let Err(e) = net::nudge::nudge(&segments, net::nudge::ROUNDS) {
-        tracing::warn!("peers wait for their own timers: {e:#}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::meeting::{Chair, Seat};
+use super::network::Network;
 use super::restore_unit::Placeholder;
 use super::{Record, UnitRecord, UnitState, affinity, memory, now_usec, oom, start, timers};
 use crate::config::Settings;
@@ -30,14 +31,22 @@ pub struct RestoreAll<'a> {
     paths: &'a Paths,
     systemd: &'a Systemd,
     timeout: Duration,
+    network: &'a Network,
     /// Is this the last chance of the images?
     last_chance: bool,
 }
 
 impl<'a> RestoreAll<'a> {
-    /// With `last_chance`, a unit that cannot be restored starts cold.
-    pub fn new(paths: &'a Paths, systemd: &'a Systemd, settings: &Settings, last_chance: bool) -> Self {
-        Self { paths, systemd, timeout: Duration::from_secs(settings.restore_timeout_sec), last_chance }
+    /// Somebody has to watch `network`. With `last_chance`, a unit that cannot be restored starts cold.
+    pub fn new(
+        paths: &'a Paths,
+        systemd: &'a Systemd,
+        settings: &Settings,
+        network: &'a Network,
+        last_chance: bool,
+    ) -> Self {
+        let seconds = settings.address_timeout_sec + settings.restore_timeout_sec;
+        Self { paths, systemd, timeout: Duration::from_secs(seconds), network, last_chance }
     }
 
     /// Restores all units at the same time, up to the point before their tasks run; then writes down that they run, and
@@ -143,6 +152,7 @@ impl<'a> RestoreAll<'a> {
             let begun = now_usec();
             start::wait_for_directories(self.systemd, deadline)?;
             memory::listen(self.systemd, name, self.timeout)?;
+            self.network.pass();
             let pid = placeholder.restore(unit, images, |criu| {
                 let ready = prepare(unit, &placeholder, criu);
                 let go = match ready {
