@@ -41,7 +41,8 @@ impl Output {
 
     /// Lets `unit` go before others: it has the processors, and its turn in PID 1's queue, first.
     pub(super) fn first(&self, unit: &str) -> io::Result<()> {
-        self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[Service]\nCPUWeight=10000\n"))
+        let section = if unit.ends_with(".mount") { "Mount" } else { "Service" };
+        self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[{section}]\nCPUWeight=10000\n"))
     }
 
     /// Orders `unit` of kup's own after `other`.

@@ -20,7 +20,7 @@ use emit::Output;
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
 /// What a restore waits for in the boot; each ends with its work.
-const ON_THE_WAY: [&str; 8] = [
+const ON_THE_WAY: [&str; 15] = [
     "kmod-static-nodes.service",
     "systemd-modules-load.service",
     "systemd-remount-fs.service",
@@ -29,6 +29,14 @@ const ON_THE_WAY: [&str; 8] = [
     "systemd-tmpfiles-setup-dev.service",
     "systemd-journal-flush.service",
     "systemd-tmpfiles-setup.service",
+    // What is mounted for the kernel's own sake: a sandbox is a copy of what is mounted by then.
+    "modprobe@.service",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
 ];
 
 /// Writes what this boot needs below `normal` (systemd.generator(7)). `log` gets one line for each thing that is wrong
