@@ -36,7 +36,7 @@ pub fn begin(systemd: &Systemd, unit: &UnitName) -> Result<()> {
     systemd.start(&pager_of(unit))
 }
 
-/// Waits until somebody listens for the restore of `unit`.
+/// Waits until somebody listens for the restore of `unit`, whom [`begin`] need not have asked for.
 ///
 /// # Errors
 /// When that cannot be, or takes longer than `timeout`.

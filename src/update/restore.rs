@@ -58,7 +58,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         scope.spawn(move || start::start_all(systemd, &units, &wanted));
         let warm = scope.spawn(criu::warm);
         unlock_images(paths, &mut record, last_chance)?;
-        verify_images(paths, &mut record);
+        verify_images(paths, systemd, &mut record);
         let (waiting, phase) = (record.begin("network"), record.begin("restore"));
         let network = Arc::new(Network::needed(paths, &record));
         let there = scope.spawn({
@@ -149,14 +149,24 @@ fn unlock_images(paths: &Paths, record: &mut Record, last_chance: bool) -> Resul
     Ok(())
 }
 
-/// A unit whose image is damaged has lost its memory, here and everywhere.
-fn verify_images(paths: &Paths, record: &mut Record) {
+/// A unit whose image is damaged has lost its memory, here and everywhere. Pagers start meanwhile: they take nothing for
+/// sound that they have not verified.
+fn verify_images(paths: &Paths, systemd: &Systemd, record: &mut Record) {
     let phase = record.begin("verify");
     let (images, top) = (paths.images(record.id.as_str()), paths.state_dir());
+    let units: Vec<UnitName> =
+        record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(name, _)| name.clone()).collect();
+    for name in &units {
+        if let Err(e) = trust::only_ours(&images.join(name.as_str()), &top) {
+            lose(record, name, format!("its image is not to be trusted: {e:#}"));
+        } else if let Err(e) = memory::begin(systemd, name) {
+            // Whoever waits for the pager asks for it once more.
+            tracing::warn!("{name}: {e:#}");
+        }
+    }
     let sound = |name: &UnitName, unit: &UnitRecord| {
-        let image = images.join(name.as_str());
-        trust::only_ours(&image, &top).context("its image is not to be trusted")?;
-        manifest::verify(&image, unit.manifest.as_deref().context("its image was never sealed")?)
+        let manifest = unit.manifest.as_deref().context("its image was never sealed")?;
+        manifest::verify(&images.join(name.as_str()), manifest)
     };
     let damaged: Vec<(UnitName, String)> = thread::scope(|scope| {
         let units = record.units.iter().filter(|(_, u)| u.state.may_resume());
@@ -171,6 +181,7 @@ fn verify_images(paths: &Paths, record: &mut Record) {
         verdicts.collect()
     });
     for (name, reason) in damaged {
+        memory::stop(systemd, &name);
         lose(record, &name, reason);
     }
     record.end(phase);

@@ -147,7 +147,6 @@ impl<'a> RestoreAll<'a> {
         deadline: Instant,
     ) -> Option<Resumed> {
         let result = (|| {
-            memory::begin(self.systemd, name)?;
             let placeholder = Placeholder::wait(self.systemd, name, &Freezer::of(&unit.cgroup), deadline)?;
             let begun = now_usec();
             start::wait_for_directories(self.systemd, deadline)?;
