@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
@@ -24,6 +25,9 @@ const CHECK_UNIT: &str = "kup-check.service";
 const UPDATE_UNIT: &str = "kup-update.service";
 const ABORT_UNIT: &str = "kup-abort.service";
 const AUTOMATIC_UNIT: &str = "kup-automatic.service";
+/// How long a worker may take from its last word to its end.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(50);
 
 /// What a caller wants of an update.
 pub struct Wanted {
@@ -74,6 +78,11 @@ pub async fn update(daemon: &Arc<Daemon>, conn: &Connection, wanted: Wanted) -> 
     wanted.target.as_deref().map_or(Ok(()), kernels::check_form)?;
     let _changing = daemon.changing.lock().await;
     daemon.tracker.refresh(conn).await?;
+    // Whoever has heard how the last update ended may ask for the next one.
+    let deadline = Instant::now() + ENDS_WITHIN;
+    while daemon.tracker.is_ending() && Instant::now() < deadline {
+        systemd::sleep(POLL).await;
+    }
     match daemon.tracker.obstacle() {
         Some(Obstacle::Busy(update)) => return Err(Error::Busy(busy(&update))),
         Some(Obstacle::BadRecord(why)) => return Err(Error::Failed(why)),

@@ -76,6 +76,15 @@ impl Tracker {
         }
     }
 
+    /// Whether the worker has written its last, and is about to end.
+    pub fn is_ending(&self) -> bool {
+        let inner = self.lock();
+        match (&inner.worker, &inner.record) {
+            (Some(Worker::Running(asked)), Some(Ok(view))) => view.id == asked.id && view.state.is_final(),
+            _ => false,
+        }
+    }
+
     /// Whether something is under way that clients want to hear about: kupd stays.
     pub fn is_live(&self) -> bool {
         let inner = self.lock();

@@ -62,18 +62,18 @@ const ON_PATHS: [&str; 3] = ["ConditionPath", "ConditionFile", "ConditionDirecto
 type Properties = HashMap<String, OwnedVariant>;
 
 impl Systemd {
-    /// When the placeholder of `unit` may start. Units of which `peers` is true start at the same time: nothing is
-    /// waited for there.
+    /// When the placeholder of `unit` may start. What is `held` has to wait for it: nothing is waited for there.
     ///
     /// # Errors
     /// When systemd cannot load the unit.
-    pub fn earliest(&self, unit: &str, peers: impl Fn(&str) -> bool) -> Result<Start> {
+    pub fn earliest(&self, unit: &str, held: &HashSet<String>) -> Result<Start> {
         let (of_unit, of_service) = (self.properties(unit, I_UNIT)?, self.properties(unit, I_SERVICE)?);
         if let Some(why) = late(&of_unit, &of_service, &|path| Path::new(path).exists()) {
             return Ok(Start::InItsTurn(why));
         }
         let after = words(&of_unit, "After");
-        let mut waits_for: Vec<String> = after.iter().filter(|u| is_awaited(u) && !peers(u)).cloned().collect();
+        let mut waits_for: Vec<String> =
+            after.iter().filter(|u| is_awaited(u) && !held.contains(*u)).cloned().collect();
         // What is mounted before a target that it is ordered after is there when its turn comes.
         for target in after.iter().filter(|u| u.ends_with(".target")) {
             waits_for.extend(self.after(target)?.into_iter().filter(|u| is_mount(u)));
@@ -81,6 +81,18 @@ impl Systemd {
         waits_for.sort();
         waits_for.dedup();
         Ok(Start::Ahead(waits_for))
+    }
+
+    /// `units`, and those of `queued` whose jobs wait for them, be it by way of others: they are ordered behind.
+    ///
+    /// # Errors
+    /// When systemd cannot load one.
+    pub fn held_by<'a>(
+        &self,
+        units: impl Iterator<Item = &'a str>,
+        queued: &HashSet<String>,
+    ) -> Result<HashSet<String>> {
+        behind(units.map(str::to_owned).collect(), queued, |unit| self.before(unit))
     }
 
     /// Names of all units that a job is queued for.
@@ -92,6 +104,23 @@ impl Systemd {
         let jobs: Vec<Job> = self.manager("ListJobs", &())?;
         Ok(jobs.into_iter().map(|job| job.1).collect())
     }
+}
+
+/// `first`, and all of `queued` that can be reached from there.
+fn behind(
+    first: HashSet<String>,
+    queued: &HashSet<String>,
+    mut before: impl FnMut(&str) -> Result<Vec<String>>,
+) -> Result<HashSet<String>> {
+    let (mut found, mut open) = (first.clone(), Vec::from_iter(first));
+    while let Some(unit) = open.pop() {
+        for other in before(&unit)?.into_iter().filter(|other| queued.contains(other)) {
+            if found.insert(other.clone()) {
+                open.push(other);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Of what a unit is ordered after, what its sandbox or its tasks may miss. systemd's own services are for the whole

@@ -85,3 +85,22 @@ fn what_is_waited_for() {
     let not = ["network.target", "system.slice", "systemd-networkd.service", "kup-restore.service", "x.timer"];
     assert!(!not.iter().any(|u| is_awaited(u)));
 }
+
+#[test]
+fn what_waits_for_what_is_restored() {
+    let order = |unit: &str| {
+        let before: &[&str] = match unit {
+            "db@main.service" => &["db.service", "shutdown.target"],
+            "db.service" => &["app.service", "multi-user.target"],
+            // Two that are ordered in a circle, which systemd breaks.
+            "app.service" => &["db.service", "late.service"],
+            "shutdown.target" => panic!("no job is queued for it"),
+            _ => &[],
+        };
+        Ok(before.iter().map(|u| u.to_string()).collect())
+    };
+    let set = |units: &[&str]| units.iter().map(|u| u.to_string()).collect::<HashSet<_>>();
+    let queued = set(&["db@main.service", "db.service", "app.service", "multi-user.target", "other.service"]);
+    let held = behind(set(&["db@main.service"]), &queued, order).unwrap();
+    assert_eq!(held, set(&["db@main.service", "db.service", "app.service", "multi-user.target"]));
+}

@@ -266,6 +266,14 @@ impl Systemd {
         self.property(&path_of(unit), I_UNIT, "After")
     }
 
+    /// What is ordered after `unit`.
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn before(&self, unit: &str) -> Result<Vec<String>> {
+        self.property(&path_of(unit), I_UNIT, "Before")
+    }
+
     /// Is `unit` a service with a main process that can be started again when it was stopped?
     ///
     /// # Errors

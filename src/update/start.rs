@@ -1,5 +1,6 @@
 //! Having systemd build the sandboxes of units that are to be restored, as early as they can be built.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use crate::systemd::{Start, Systemd};
 use crate::unit::UnitName;
 
 const POLL: Duration = Duration::from_millis(50);
-/// A unit that has waited so long has its turn soon.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A boot that has taken so long is asked less often.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SELDOM: Duration = Duration::from_secs(1);
 
 /// AppArmor's profiles: a sandbox that is built before them is none.
 const PROFILES: &str = "apparmor.service";
@@ -21,8 +23,9 @@ const DIRECTORIES: &str = "systemd-tmpfiles-setup.service";
 /// of the boot do not wait for their turn in it; where that comes to nothing they have it still. Returns when there is
 /// nothing more to hasten, or nobody holds the other end of `wanted` any more.
 pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
-    let deadline = Instant::now() + PATIENCE;
-    let pause = || wanted.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) && Instant::now() < deadline;
+    let begun = Instant::now();
+    let poll = || if begun.elapsed() < PATIENCE { POLL } else { SELDOM };
+    let pause = || wanted.recv_timeout(poll()) == Err(RecvTimeoutError::Timeout);
     // Mostly the boot starts it by itself; to ask for it once more would have systemd go through all that it needs again.
     let queued = systemd.queued().unwrap_or_default();
     for unit in units.iter().filter(|u| !queued.contains(u.as_str())) {
@@ -36,14 +39,20 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
             return;
         }
     }
-    let mut ahead = Ahead { systemd, units, waiting: Vec::new() };
+    let names = || units.iter().map(UnitName::as_str);
+    let mut ahead = Ahead { systemd, held: names().map(str::to_owned).collect(), waiting: Vec::new() };
     let mut late: Vec<&UnitName> = units.iter().filter(|unit| ahead.add(unit).is_err()).collect();
+    match systemd.held_by(names(), &queued) {
+        Ok(held) => ahead.hold(held),
+        Err(e) => tracing::warn!("what waits for units that are restored may be waited for: {e:#}"),
+    }
     while !(ahead.waiting.is_empty() && late.is_empty()) && pause() {
         if !late.is_empty() && !is_awaited(systemd, DIRECTORIES) {
             // What was missing may be there now.
             for unit in late.drain(..) {
                 if let Err(why) = ahead.add(unit) {
                     tracing::info!("{unit} starts in its turn: {why}");
+                    ahead.add_in_its_turn(unit);
                 }
             }
         }
@@ -71,16 +80,16 @@ fn is_awaited(systemd: &Systemd, unit: &str) -> bool {
 /// Units that start ahead of their turn, as soon as what each waits for is there.
 struct Ahead<'a> {
     systemd: &'a Systemd,
-    /// All that are to be restored.
-    units: &'a [UnitName],
+    /// All that are to be restored, and what waits for them: whoever waits for one of those waits for ever, as all units
+    /// are handed over together.
+    held: HashSet<String>,
     waiting: Vec<(&'a UnitName, Vec<String>)>,
 }
 
 impl<'a> Ahead<'a> {
     /// Takes `unit` in, or says why it starts in its turn.
     fn add(&mut self, unit: &'a UnitName) -> Result<(), String> {
-        let peers = |name: &str| self.units.iter().any(|u| u.as_str() == name);
-        match self.systemd.earliest(unit.as_str(), peers) {
+        match self.systemd.earliest(unit.as_str(), &self.held) {
             Ok(Start::Ahead(waits_for)) => self.waiting.push((unit, waits_for)),
             Ok(Start::InItsTurn(why)) => return Err(why),
             Err(e) => return Err(format!("{e:#}")),
@@ -88,6 +97,24 @@ impl<'a> Ahead<'a> {
         // Those before it may be ready meanwhile.
         self.hasten();
         Ok(())
+    }
+
+    /// More is held than the units themselves.
+    fn hold(&mut self, held: HashSet<String>) {
+        self.waiting.iter_mut().for_each(|(_, waits_for)| waits_for.retain(|other| !held.contains(other)));
+        self.held = held;
+    }
+
+    /// Sees to a unit whose turn never comes, because systemd has it wait for something that is held.
+    fn add_in_its_turn(&mut self, unit: &'a UnitName) {
+        match self.systemd.after(unit.as_str()) {
+            Ok(after) if after.iter().any(|other| self.held.contains(other)) => {
+                let waits_for = after.into_iter().filter(|other| !self.held.contains(other)).collect();
+                self.waiting.push((unit, waits_for));
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("{unit}: {e:#}"),
+        }
     }
 
     /// Starts what has nothing to wait for any more, and keeps the rest.
