@@ -159,6 +159,6 @@ pub fn notify(main_pid: i32) -> Result<()> {
     if !sd_notify(false, &states)? {
         bail!("NOTIFY_SOCKET is not set");
     }
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_secs(600));
     Ok(())
 }

@@ -76,6 +76,11 @@ impl Tracker {
         }
     }
 
+    /// Whether a worker is under way that was asked to start here.
+    pub fn has_worker(&self) -> bool {
+        matches!(self.lock().worker, Some(Worker::Running(_)))
+    }
+
     /// Whether the worker has written its last, and is about to end.
     pub fn is_ending(&self) -> bool {
         let inner = self.lock();

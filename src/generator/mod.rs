@@ -107,6 +107,8 @@ fn bless(paths: &Paths, out: &Output, log: &mut dyn FnMut(&str)) -> io::Result<(
         Settings::default()
     });
     out.link("boot-complete.target.requires", "kup-assess.service")?;
+    // A boot that ends in an emergency shell does not get there, and has nothing else that fails.
+    out.link("emergency.target.wants", "kup-settle.service")?;
     out.timeout("kup-bless.service", settings.boot_timeout_sec)?;
     out.link(WANTS, "kup-bless.service")
 }

@@ -83,16 +83,12 @@ impl Systemd {
         Ok(Start::Ahead(waits_for))
     }
 
-    /// `units`, and those of `queued` whose jobs wait for them, be it by way of others: they are ordered behind.
+    /// `units`, and those whose jobs wait for them, be it by way of others: they are ordered behind.
     ///
     /// # Errors
     /// When systemd cannot load one.
-    pub fn held_by<'a>(
-        &self,
-        units: impl Iterator<Item = &'a str>,
-        queued: &HashSet<String>,
-    ) -> Result<HashSet<String>> {
-        behind(units.map(str::to_owned).collect(), queued, |unit| self.before(unit))
+    pub fn held_by<'a>(&self, units: impl Iterator<Item = &'a str>) -> Result<HashSet<String>> {
+        behind(units.map(str::to_owned).collect(), &self.queued()?, |unit| self.before(unit))
     }
 
     /// Names of all units that a job is queued for.

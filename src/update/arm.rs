@@ -53,7 +53,7 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
 /// # Errors
 /// When the reverse update was refused or aborted: the units go on under the new kernel.
 pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
-    let settings = Settings::load(paths)?;
+    let settings = Settings { initrd: Initrd::Stock, ..Settings::load(paths)? };
     let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     // What is still on its way cannot be stored again.
     memory::wait(&Systemd::connect()?, failed, bless::MEMORY_WITHIN)?;

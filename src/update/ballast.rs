@@ -1,7 +1,8 @@
 //! Room for the record on a disk that fills up: an update under way has to be able to write down how it ends.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -14,7 +15,7 @@ const SIZE: i64 = 1 << 20;
 /// # Errors
 /// When there is none.
 pub fn take(record: &Path) -> io::Result<()> {
-    let file = File::create(place(record))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(place(record))?;
     match fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
         // Not every file system can; one that grows at every write has nothing to keep either.
         Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),

@@ -17,6 +17,14 @@ use crate::{boot, faults, kernel};
 /// How long the last of a unit's memory may be on its way, less than `TimeoutStartSec=` of those who wait for it.
 pub const MEMORY_WITHIN: Duration = Duration::from_secs(400);
 
+/// The phase of the assessment.
+const ASSESS: &str = "assess";
+
+/// Has the assessment of this update passed?
+pub fn has_passed(record: &Record) -> bool {
+    record.reason.is_none() && record.phases.iter().any(|phase| phase.name == ASSESS && phase.end > 0)
+}
+
 /// Asks every restored unit how it is, once the machine is up. `kup-assess.service` runs it, before boot-complete.target.
 ///
 /// # Errors
@@ -25,14 +33,19 @@ pub fn assess(paths: &Paths) -> Result<()> {
     let settings = Settings::load(paths)?;
     // Without the lock: it may take its time.
     if let Some(record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) {
-        memory::wait(&Systemd::connect()?, &record, MEMORY_WITHIN)?;
+        let systemd = Systemd::connect()?;
+        if memory::late(&systemd, &record)?.is_some() {
+            // The machine is up: it is no hang that is waited for, and nothing may reset it because there is much memory.
+            trial::end(paths, &systemd, &record);
+        }
+        memory::wait(&systemd, &record, MEMORY_WITHIN)?;
     }
     let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = Record::load(&paths.record())?.filter(|r| r.state() == State::Assessing) else {
         return Ok(());
     };
     faults::at("assess.begun")?;
-    let phase = record.begin("assess");
+    let phase = record.begin(ASSESS);
     let verdict = ask_units(paths, &record, Duration::from_secs(settings.health_timeout_sec));
     record.end(phase);
     if let Err(e) = &verdict {

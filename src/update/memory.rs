@@ -78,9 +78,9 @@ pub fn wait(systemd: &Systemd, record: &Record, timeout: Duration) -> Result<()>
 /// # Errors
 /// The same.
 pub fn wait_for(systemd: &Systemd, units: &[UnitName], timeout: Duration) -> Result<()> {
-    let deadline = Instant::now() + timeout;
+    let begun = Instant::now();
     while let Some(name) = first_late(systemd, units)? {
-        if Instant::now() > deadline {
+        if begun.elapsed() > timeout {
             bail!("{name} did not have its memory back within {} s", timeout.as_secs());
         }
         std::thread::sleep(POLL);

@@ -22,6 +22,8 @@ use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
 use crate::{criu, faults, kernel, watchdog};
 
+/// How long PID 1 may take to see that units have other main processes: it may be reading all units again.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(180);
 /// journald's control group.
 const JOURNAL: &str = "/sys/fs/cgroup/system.slice/systemd-journald.service";
 
@@ -96,10 +98,14 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
     network::unlock(paths, &record, &resumed);
     record.end(phase);
     let phase = record.begin("hand-over");
-    hand_over(systemd, resumed, Instant::now() + Duration::from_secs(30));
+    hand_over(systemd, resumed, Instant::now() + HANDED_OVER_WITHIN);
     record.end(phase);
-    if back && let Err(e) = memory::wait(systemd, &record, bless::MEMORY_WITHIN) {
-        tracing::error!("{e:#}");
+    if back {
+        if let Err(e) = memory::wait(systemd, &record, bless::MEMORY_WITHIN) {
+            tracing::error!("{e:#}");
+        }
+        // Nobody assesses here, and until now nothing has restarted them.
+        note_ended(systemd, &mut record);
     }
     record.advance(Event::Restored, &paths.record())?;
     faults::at("restore.ended")?;
@@ -109,6 +115,21 @@ fn finish(paths: &Paths, systemd: &Systemd, mut record: Record, resumed: Vec<Res
     }
     trial::end(paths, systemd, &record);
     bless::finish(paths, &mut record)
+}
+
+/// Units that did not stay up start cold.
+fn note_ended(systemd: &Systemd, record: &mut Record) {
+    for (name, unit) in record.units.iter_mut().filter(|(_, u)| u.state == UnitState::Resumed) {
+        match systemd.status(name.as_str()) {
+            Ok(status) if status.main_pid != unit.main_pid => {
+                let reason = format!("it was restored but did not stay up (it is {})", status.active);
+                tracing::error!("{name} starts cold: {reason}");
+                unit.state = UnitState::Cold { reason };
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("{name}: {e:#}"),
+        }
+    }
 }
 
 /// Writes down that units are being restored in this boot.

@@ -209,7 +209,13 @@ pub fn found(systemd: &Systemd, record: &mut Record) -> Vec<Resumed> {
     let units: Vec<(UnitName, UnitRecord)> = record.units.iter().map(|(n, u)| (n.clone(), u.clone())).collect();
     let mut resumed = Vec::new();
     for (name, unit) in units.iter().filter(|(_, u)| u.state == UnitState::Resumed) {
-        let Ok(status) = systemd.status(name.as_str()) else { continue };
+        let Ok(status) = systemd.status(name.as_str()) else {
+            // It cannot be handed over, but need not stand still for that.
+            if let Err(e) = Freezer::of(&unit.cgroup).thaw() {
+                tracing::error!("{name} stays frozen: {e}");
+            }
+            continue;
+        };
         if status.main_pid == unit.main_pid {
             continue;
         }

@@ -1,13 +1,13 @@
 //! Restoring one unit inside the sandbox that systemd built for its placeholder.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc::{O_CREAT, O_EXCL, O_TRUNC};
 
 use super::{ExternalFile, UnitRecord, carry};
@@ -136,7 +136,7 @@ impl Placeholder {
     /// Tells systemd that `main_pid` is the unit's main process and that it is up, and ends the placeholder.
     ///
     /// # Errors
-    /// When systemd has not taken it over by `deadline`.
+    /// When systemd has not taken it over by `deadline`. The placeholder stays: with its main process a unit ends as a whole.
     pub fn hand_over(&self, systemd: &Systemd, unit: &UnitName, main_pid: i32, deadline: Instant) -> Result<()> {
         // systemd believes only processes of the unit's own control group, and looks at it while the sender lives.
         let mut command = Command::new("/proc/self/exe");
@@ -156,7 +156,9 @@ impl Placeholder {
         };
         let _ = notifier.kill();
         let _ = notifier.wait();
-        self.end();
+        if result.is_ok() {
+            self.end();
+        }
         result
     }
 
@@ -189,16 +191,35 @@ impl Placeholder {
     }
 }
 
-/// What stands for a dumped file: the same file of the host, or the copy of one that was deleted.
+/// What stands for a dumped file: the same file of the host, or the copy of one that was deleted. The host's is opened by
+/// the path that the kernel gave for it, which led over no link: one that is there now was put there since.
 fn open(file: &ExternalFile, images: &Path) -> Result<OwnedFd> {
-    let path = match &file.copy {
-        Some(copy) => images.join(copy),
-        None => PathBuf::from(&file.path),
+    let flags = OFlag::from_bits_retain(file.flags & !(O_CREAT | O_EXCL | O_TRUNC)) | OFlag::O_CLOEXEC;
+    let (path, resolve) = match &file.copy {
+        Some(copy) => (images.join(copy), ResolveFlag::empty()),
+        None => (PathBuf::from(&file.path), ResolveFlag::RESOLVE_NO_SYMLINKS),
     };
-    let access = file.flags & nix::libc::O_ACCMODE;
-    let mut options = OpenOptions::new();
-    options.read(access != nix::libc::O_WRONLY).write(access != nix::libc::O_RDONLY);
-    let flags = file.flags & !(O_CREAT | O_EXCL | O_TRUNC | nix::libc::O_ACCMODE);
-    let opened = options.custom_flags(flags).open(&path);
-    Ok(opened.with_context(|| format!("cannot open {}", path.display()))?.into())
+    let opened = openat2(AT_FDCWD, &path, OpenHow::new().flags(flags).resolve(resolve));
+    opened.with_context(|| format!("cannot open {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real");
+        fs::create_dir(&real).unwrap();
+        fs::write(real.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink(&real, real.with_file_name("link")).unwrap();
+        let open_at = |dir: &str, copy: Option<&str>| {
+            let path = real.with_file_name(dir).join("file").display().to_string();
+            let (key, copy) = (String::new(), copy.map(str::to_owned));
+            open(&ExternalFile { key, path, flags: nix::libc::O_RDWR | O_CREAT, copy }, &real)
+        };
+        assert!(open_at("real", None).is_ok() && open_at("gone", Some("file")).is_ok());
+        assert!(format!("{:#}", open_at("link", None).unwrap_err()).contains("link/file"));
+    }
 }

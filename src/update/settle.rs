@@ -1,6 +1,8 @@
 //! Ending an update that did not end by itself: the machine came up without the switch, a step was cut short, or the new
 //! kernel was found wanting.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 
 use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, memory, restore, trial, undo};
@@ -8,13 +10,23 @@ use crate::net;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 
+/// How long whoever assesses may hold the lock (`TimeoutStartSec=` of kup-assess.service).
+const ASSESSED_WITHIN: Duration = Duration::from_secs(600);
+/// How long systemd may take from a passed assessment to boot-complete.target.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
+/// Memory that is on its way comes, or its unit is killed: pagers see to that.
+const FOREVER: Duration = Duration::MAX;
+/// Ends an update well.
+const BLESS: &str = "kup-bless.service";
+const POLL: Duration = Duration::from_millis(500);
+
 /// Does what is left to do for an unfinished update: goes back to the old kernel, if that can still save something, and
 /// else ends it; units that were not resumed start cold then. `kup-settle.service` runs it.
 ///
 /// # Errors
 /// When the record cannot be read or written, or the way back cannot be begun.
 pub fn run(paths: &Paths) -> Result<()> {
-    let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
+    let lock = Lock::wait(&paths.lock(), ASSESSED_WITHIN)?;
     let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
     if record.state().is_final() {
         return if record.wiped { Ok(()) } else { bless::finish(paths, &mut record) };
@@ -34,8 +46,11 @@ pub fn run(paths: &Paths) -> Result<()> {
             if memory::late(&systemd, &record)?.is_some() {
                 // The boot is late for that alone. Whoever assesses waits for it, too.
                 drop(lock);
-                memory::wait(&systemd, &record, bless::MEMORY_WITHIN)?;
-                return systemd.start("kup-bless.service");
+                memory::wait(&systemd, &record, FOREVER)?;
+                return systemd.start(BLESS);
+            }
+            if bless::has_passed(&record) && completes(&systemd)? {
+                return systemd.start(BLESS);
             }
             let reason = record.reason.clone().unwrap_or_else(|| "the new boot did not complete".into());
             end(paths, &systemd, &mut record, &reason)?;
@@ -50,6 +65,18 @@ pub fn run(paths: &Paths) -> Result<()> {
     }
 }
 
+/// The assessment passed when the boot was late already: is it complete now, or soon?
+fn completes(systemd: &Systemd) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let complete = systemd.activity("boot-complete.target")?.0 == "active";
+        if complete || begun.elapsed() > COMPLETE_WITHIN {
+            return Ok(complete);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
 fn has(record: &Record, state: &UnitState) -> bool {
     record.units.values().any(|u| u.state == *state)
 }
@@ -57,6 +84,10 @@ fn has(record: &Record, state: &UnitState) -> bool {
 /// Ends it as it is.
 fn end(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
     tracing::error!("update {} failed: {reason}", record.id);
+    // Nobody comes any more to whom they could bring memory.
+    for name in record.units_in(UnitState::Imaged) {
+        memory::stop(systemd, name);
+    }
     let same_boot = record.restore_boot.as_deref() == Some(crate::kernel::boot_id(paths)?.as_str());
     let lost = |u: &UnitState| *u == UnitState::Imaged || (*u == UnitState::Resumed && !same_boot);
     for unit in record.units.values_mut().filter(|u| lost(&u.state)) {

@@ -42,7 +42,7 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
     let names = || units.iter().map(UnitName::as_str);
     let mut ahead = Ahead { systemd, held: names().map(str::to_owned).collect(), waiting: Vec::new() };
     let mut late: Vec<&UnitName> = units.iter().filter(|unit| ahead.add(unit).is_err()).collect();
-    match systemd.held_by(names(), &queued) {
+    match systemd.held_by(names()) {
         Ok(held) => ahead.hold(held),
         Err(e) => tracing::warn!("what waits for units that are restored may be waited for: {e:#}"),
     }

@@ -34,6 +34,7 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
     step("units stay frozen", checkpoint::thaw_all(record));
     step("the network stays locked", net::lock::unlock());
     step("the watchdog stays prepared", trial::undo(paths, systemd, record));
+    step("a small initrd stays", kernel::initrd::clear(paths));
     step("the target kernel stays loaded", kernel::kexec::unload(paths).map_err(Into::into));
     step("the boot loader stays pinned", unpin(paths, record));
     step("drop-ins stay", checkpoint::release_systemd(systemd, record.units.keys()));

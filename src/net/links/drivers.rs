@@ -7,6 +7,11 @@ use crate::paths::Paths;
 /// Links, by name.
 pub(super) const LINKS: &str = "/sys/class/net";
 
+/// Is `link` there without anybody having made it?
+pub fn is_device(paths: &Paths, link: &str) -> bool {
+    paths.at(LINKS).join(link).join("device").exists()
+}
+
 /// The module that drives `link`; `None` where it is built in, or the link is no device.
 pub fn of(paths: &Paths, link: &str) -> Option<String> {
     let module = fs::read_link(paths.at(LINKS).join(link).join("device/driver/module")).ok()?;

@@ -1,7 +1,7 @@
 //! Addresses and routes of links over the switch, so that a restore need not wait for systemd-networkd.
 //!
-//! Only of links that networkd has configured with addresses that do not expire: it finds them as it would have made them,
-//! and keeps them. What comes from a server (DHCP, router advertisements) it would take away and ask for again.
+//! Only of devices, as others (bridges, VLANs) are made by networkd itself; and only where networkd has configured addresses
+//! that do not expire: it finds them as it would have made them, and keeps them. What comes from a server (DHCP, router advertisements) it would take away and ask for again.
 
 pub mod drivers;
 mod shown;
@@ -51,6 +51,7 @@ pub fn look(paths: &Paths) -> Result<Vec<Link>> {
     let managed = |index: u32| is_managed(&fs::read_to_string(states.join(index.to_string())).unwrap_or_default());
     let routes = |family| ip(&["-j", family, "route"], "");
     let mut links = links(&ip(&["-j", "address"], "")?, &routes("-4")?, &routes("-6")?, &managed)?;
+    links.retain(|link| drivers::is_device(paths, &link.name));
     links.iter_mut().for_each(|link| link.driver = drivers::of(paths, &link.name));
     Ok(links)
 }

@@ -125,6 +125,8 @@ fn there_and_back() {
         let states = root.path().join("run/systemd/netif/links");
         fs::create_dir_all(&states).unwrap();
         fs::write(states.join(eth0().to_string()), "ADMIN_STATE=configured\n").unwrap();
+        assert_eq!(look(&paths).unwrap(), [], "somebody has made it, and will again");
+        fs::create_dir_all(root.path().join("sys/class/net/eth0/device")).unwrap();
         let again = look(&paths).unwrap();
         let sorted = |link: &Link| link.batch.iter().cloned().collect::<std::collections::BTreeSet<_>>();
         assert_eq!(sorted(&again[0]), sorted(&saved[0]));

@@ -7,6 +7,7 @@ mod kind;
 mod memory;
 mod namespaces;
 mod objects;
+mod order;
 mod sockets;
 mod state;
 mod tree;
@@ -22,7 +23,7 @@ use super::Finding;
 use crate::config::Settings;
 use crate::inspect::{InspectError, Mounts, Process, UnitProcs, host};
 use crate::paths::Paths;
-use crate::unit::{PreserveSpec, UnitFile};
+use crate::unit::{self, PreserveSpec, UnitFile, UnitName};
 
 /// What the questions need to know of the machine.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +38,8 @@ pub struct Host {
     pub tmpfiles: BTreeSet<PathBuf>,
     /// Largest deleted file that is carried over, in bytes.
     pub ghost_limit: u64,
+    /// All units that are marked.
+    pub marked: BTreeSet<UnitName>,
 }
 
 impl Host {
@@ -51,6 +54,7 @@ impl Host {
             mounts: host::mounts(paths)?,
             tmpfiles: host::tmpfiles(paths),
             ghost_limit: settings.ghost_limit_bytes().into(),
+            marked: unit::scan(paths).units.into_iter().map(|(file, _)| file.name).collect(),
         })
     }
 }
@@ -86,8 +90,9 @@ impl View<'_> {
 type Question = fn(&View) -> Vec<Finding>;
 
 /// Asked of every unit that runs.
-const QUESTIONS: [Question; 11] = [
+const QUESTIONS: [Question; 12] = [
     kind::ask,
+    order::ask,
     adjust::ask,
     namespaces::ask,
     tree::ask,

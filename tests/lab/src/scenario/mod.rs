@@ -75,6 +75,7 @@ pub const ALL: &[Scenario] = &[
     fallback::HANG_KERNEL,
     fallback::HANG_PID1,
     fallback::STUCK,
+    fallback::EMERGENCY,
     fallback::POWER_CUT,
     fallback::SYSTEMD_BOOT_PANIC,
     fallback::NO_LOOP,

@@ -61,11 +61,18 @@ const TABLE: &[Row] = &[
     lives("notify", "template"),
     lives("notify-reload", "dynamic"),
     lives("notify-reload", "commands"),
+    lives("simple", "behind"),
+    lives("exec", "behind"),
     refused("simple", "not-restarted", "unit.adjust-pending"),
     refused("exec", "journal-network", "sockets.network-namespace"),
     refused("forking", "same-session", "process.not-session-leader"),
     refused("notify", "bus-name", "unit.type"),
+    refused("simple", "bound", "unit.order"),
 ];
+
+/// Not preserved, and ordered between two that are.
+const BETWEEN: &str = "[Unit]\nAfter=lab-simple-none.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+    ExecStart=/usr/bin/true\n[Install]\nWantedBy=multi-user.target\n";
 
 /// Everything that `systemd-analyze security` recommends, but for three: RootDirectory= and, with the journal,
 /// PrivateNetwork=, which are refused, and RestrictAddressFamilies=~AF_UNIX, without which systemd cannot be told anything.
@@ -140,6 +147,10 @@ impl Row {
             "filter" => "SystemCallFilter=@system-service\n".into(),
             "delegate" => "Delegate=yes\n".into(),
             "template" => "Environment=INSTANCE=%i\n".into(),
+            // Units that would never have their turn: theirs is behind one that is handed over together with them.
+            "behind" if kind == "simple" => "[Unit]\nAfter=lab-between.service\n".into(),
+            "behind" => "DynamicUser=yes\n[Unit]\nAfter=lab-simple-none.service\n".into(),
+            "bound" => "[Unit]\nBindsTo=lab-simple-none.service\nAfter=lab-simple-none.service\n".into(),
             "bus-name" => "BusName=org.example.lab\n".into(),
             "commands" => format!(
                 "StateDirectory={name}\nExecCondition=/usr/bin/test -x {program}\n\
@@ -187,7 +198,9 @@ fn start(ctx: &mut Ctx) -> Result<()> {
     }
     let (late, all): (Vec<&Row>, Vec<&Row>) = TABLE.iter().partition(|row| row.sandbox == "not-restarted");
     let names = |rows: &[&Row]| rows.iter().map(|row| row.unit()).collect::<Vec<_>>().join(" ");
-    ctx.vm.ssh("chmod 755 /usr/local/bin/lab-unit && systemctl daemon-reload")?;
+    ctx.vm.put_bytes(BETWEEN.as_bytes(), "/etc/systemd/system/lab-between.service")?;
+    ctx.vm
+        .ssh("chmod 755 /usr/local/bin/lab-unit && systemctl daemon-reload && systemctl enable lab-between.service")?;
     ctx.vm.ssh(&format!("systemctl start {}", names(&late)))?;
     ctx.vm.ssh(&format!("kup preserve {} {}", names(&all), names(&late)))?;
     ctx.vm.ssh(&format!("systemctl start {}", names(&all)))?;

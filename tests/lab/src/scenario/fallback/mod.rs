@@ -62,6 +62,12 @@ pub const STUCK: Scenario = scenario(
     "a restore gets stuck: nothing is resumed, and kup goes back to the old kernel",
     |ctx| run(ctx, Trouble::StuckRestore),
 );
+/// The new boot ends in an emergency shell.
+pub const EMERGENCY: Scenario = scenario(
+    "fallback-emergency",
+    "the new boot ends in an emergency shell: kup goes back to the old kernel, and restores there",
+    |ctx| run(ctx, Trouble::Emergency),
+);
 /// The power goes while the new kernel boots.
 pub const POWER_CUT: Scenario = scenario(
     "fallback-power-cut",

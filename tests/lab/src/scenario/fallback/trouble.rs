@@ -25,6 +25,8 @@ pub enum Trouble {
     HangInit,
     /// A unit that something waits for.
     StuckRestore,
+    /// The boot ends in an emergency shell.
+    Emergency,
     /// No power, as soon as the new kernel has said its first words.
     PowerCut,
 }
@@ -37,10 +39,12 @@ impl Trouble {
             // Not "break=": with panic= on its command line, an initrd of initramfs-tools reboots rather than wait for somebody.
             Trouble::HangInitrd => "rdinit=/bin/cat",
             Trouble::HangInit => "init=/srv/kup-lab/hang",
+            Trouble::Emergency => "systemd.unit=emergency.target",
             Trouble::StuckRestore | Trouble::PowerCut => "",
         };
         // Where kup itself is to find out, the watchdog is to be the slower one, also on a slow machine.
-        let deadman = if self == Trouble::StuckRestore { 600 } else { 120 };
+        let by_kup = matches!(self, Trouble::StuckRestore | Trouble::Emergency);
+        let deadman = if by_kup { 600 } else { 120 };
         // So that the console tells when it begins.
         let settings =
             format!("KernelArguments = \"loglevel=7 {arguments}\"\nRestoreTimeoutSec = 40\nDeadmanSec = {deadman}\n");
@@ -81,7 +85,7 @@ impl Trouble {
         let says = match self {
             Trouble::StuckRestore => "memcached.service cannot be restored",
             Trouble::HangInitrd | Trouble::HangInit => "hung, and the watchdog reset the machine",
-            Trouble::Panic | Trouble::PowerCut => "did not come up",
+            Trouble::Panic | Trouble::PowerCut | Trouble::Emergency => "did not come up",
         };
         ensure!(reason.contains(says), "the reason is {reason:?}");
         Ok(())
