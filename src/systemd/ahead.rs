@@ -3,6 +3,7 @@
 //! The sandbox must come out as it would have later: what is mounted by then, and what makes its paths, is waited for. In
 //! doubt the unit starts in its turn.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -62,11 +63,17 @@ const ON_PATHS: [&str; 3] = ["ConditionPath", "ConditionFile", "ConditionDirecto
 type Properties = HashMap<String, OwnedVariant>;
 
 impl Systemd {
-    /// When the placeholder of `unit` may start. What is `held` has to wait for it: nothing is waited for there.
+    /// When the placeholder of `unit` may start. What is `held` has to wait for it: nothing is waited for there. `targets`
+    /// is what each target is ordered after, as far as it was asked for: PID 1 has all of the boot to do meanwhile.
     ///
     /// # Errors
     /// When systemd cannot load the unit.
-    pub fn earliest(&self, unit: &str, held: &HashSet<String>) -> Result<Start> {
+    pub fn earliest(
+        &self,
+        unit: &str,
+        held: &HashSet<String>,
+        targets: &mut HashMap<String, Vec<String>>,
+    ) -> Result<Start> {
         let (of_unit, of_service) = (self.properties(unit, I_UNIT)?, self.properties(unit, I_SERVICE)?);
         if let Some(why) = late(&of_unit, &of_service, &|path| Path::new(path).exists()) {
             return Ok(Start::InItsTurn(why));
@@ -76,7 +83,11 @@ impl Systemd {
             after.iter().filter(|u| is_awaited(u) && !held.contains(*u)).cloned().collect();
         // What is mounted before a target that it is ordered after is there when its turn comes.
         for target in after.iter().filter(|u| u.ends_with(".target")) {
-            waits_for.extend(self.after(target)?.into_iter().filter(|u| is_mount(u)));
+            let before = match targets.entry(target.clone()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(self.after(target)?),
+            };
+            waits_for.extend(before.iter().filter(|u| is_mount(u)).cloned());
         }
         waits_for.sort();
         waits_for.dedup();

@@ -1,6 +1,6 @@
 //! Having systemd build the sandboxes of units that are to be restored, as early as they can be built.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,8 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
         }
     }
     let names = || units.iter().map(UnitName::as_str);
-    let mut ahead = Ahead { systemd, held: names().map(str::to_owned).collect(), waiting: Vec::new() };
+    let mut ahead =
+        Ahead { systemd, held: names().map(str::to_owned).collect(), targets: HashMap::new(), waiting: Vec::new() };
     let mut late: Vec<&UnitName> = units.iter().filter(|unit| ahead.add(unit).is_err()).collect();
     match systemd.held_by(names()) {
         Ok(held) => ahead.hold(held),
@@ -83,13 +84,14 @@ struct Ahead<'a> {
     /// All that are to be restored, and what waits for them: whoever waits for one of those waits for ever, as all units
     /// are handed over together.
     held: HashSet<String>,
+    targets: HashMap<String, Vec<String>>,
     waiting: Vec<(&'a UnitName, Vec<String>)>,
 }
 
 impl<'a> Ahead<'a> {
     /// Takes `unit` in, or says why it starts in its turn.
     fn add(&mut self, unit: &'a UnitName) -> Result<(), String> {
-        match self.systemd.earliest(unit.as_str(), &self.held) {
+        match self.systemd.earliest(unit.as_str(), &self.held, &mut self.targets) {
             Ok(Start::Ahead(waits_for)) => self.waiting.push((unit, waits_for)),
             Ok(Start::InItsTurn(why)) => return Err(why),
             Err(e) => return Err(format!("{e:#}")),
