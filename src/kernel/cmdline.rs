@@ -103,6 +103,12 @@ fn overlooks(words: &[&str]) -> bool {
     overlooked
 }
 
+/// Those of `words` that are in `line` as well: a kernel that is gone back to is booted with what it was booted with.
+pub fn common<'a>(words: &'a str, line: &str) -> Vec<&'a str> {
+    let line = split(line);
+    split(words).into_iter().filter(|word| line.contains(word)).collect()
+}
+
 /// The value of `kup.txn=`, where the running kernel was started by an update.
 pub fn transaction(running: &str) -> Option<UpdateId> {
     split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix("kup.txn=")?.parse().ok())
@@ -193,6 +199,12 @@ mod tests {
     }
 
     const OURS: &str = "kup.txn=5a sysctl.kernel.pid_max=4194304 sysctl.kernel.ns_last_pid=70001 panic=10 kup.end";
+
+    #[test]
+    fn the_way_back_has_only_words_that_were_there() {
+        assert_eq!(common("quiet systemd.unit=emergency.target", "ro quiet"), ["quiet"]);
+        assert_eq!(common("", "ro quiet"), [""; 0]);
+    }
 
     #[test]
     fn no_range_of_memory_is_overlooked() {

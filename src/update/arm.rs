@@ -44,7 +44,8 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let mut record = Record::new(request.id.clone(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.stage_only = request.stage_only;
     record.reverses = request.reverses.clone();
-    go(paths, &settings, lock, record, &|unit| request.allow_restart.contains(unit))
+    let running = fs::read_to_string(paths.cmdline())?;
+    go(paths, &settings, lock, record, &running, &|unit| request.allow_restart.contains(unit))
 }
 
 /// Takes `failed`, an update whose new kernel was found wanting after its units had been resumed, back: a new checkpoint
@@ -53,7 +54,9 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
 /// # Errors
 /// When the reverse update was refused or aborted: the units go on under the new kernel.
 pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
-    let settings = Settings { initrd: Initrd::Stock, ..Settings::load(paths)? };
+    let mut settings = Settings { initrd: Initrd::Stock, ..Settings::load(paths)? };
+    // As the old kernel was booted: what was added to that may be what is wrong with the new one.
+    settings.kernel_arguments = kernel::cmdline::common(&settings.kernel_arguments, &failed.cmdline).join(" ");
     let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     // What is still on its way cannot be stored again.
     memory::wait(&Systemd::connect()?, failed, bless::MEMORY_WITHIN)?;
@@ -62,20 +65,22 @@ pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     record.reverses = Some(failed.id.clone());
     record.reason = Some(reason.into());
     tracing::error!("update {} takes update {} back: {reason}", record.id, failed.id);
-    go(paths, &settings, lock, record, &|_| true)
+    go(paths, &settings, lock, record, &failed.cmdline, &|_| true)
 }
 
-/// The way that every update goes: check, arm, and the switch, unless that is left to the administrator.
+/// The way that every update goes: check, arm, and the switch, unless that is left to the administrator. The target is
+/// booted with the words of `cmdline`.
 fn go(
     paths: &Paths,
     settings: &Settings,
     lock: Lock,
     mut record: Record,
+    cmdline: &str,
     may_restart: &dyn Fn(&UnitName) -> bool,
 ) -> Result<()> {
     check(paths, settings, &mut record, may_restart)?;
     let systemd = Systemd::connect()?;
-    if let Err(e) = arm(paths, settings, &systemd, &mut record) {
+    if let Err(e) = arm(paths, settings, &systemd, &mut record, cmdline) {
         undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))?;
         return Err(e);
     }
@@ -140,19 +145,19 @@ fn blockers(findings: &[preflight::Finding]) -> impl Iterator<Item = &str> {
     findings.iter().filter(|f| f.severity == preflight::Severity::Blocker).map(|f| f.message.as_str())
 }
 
-fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record) -> Result<()> {
+fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Record, cmdline: &str) -> Result<()> {
     let phase = record.begin("arm");
+    record.cmdline = fs::read_to_string(paths.cmdline())?;
     record.pid_floor = kernel::pid_floor(&pids_in_use()?);
     pin(paths, record)?;
     faults::at("arm.pinned")?;
-    let running = fs::read_to_string(paths.cmdline())?;
     let mut extra = kernel::cmdline::split(&settings.kernel_arguments);
-    let given = [kernel::cmdline::own(&running), extra.clone()].concat();
+    let given = [kernel::cmdline::own(cmdline), extra.clone()].concat();
     let trial = trial::prepare(paths, systemd, settings, record, &given)?;
     extra.extend(trial.iter().map(String::as_str));
     let secret = if settings.encryption { encryption::prepare(paths, record)? } else { Vec::new() };
     extra.extend(secret.iter().map(String::as_str));
-    load(paths, settings, record, &running, &extra)?;
+    load(paths, settings, record, cmdline, &extra)?;
     faults::at("arm.loaded")?;
     criu::warm();
     order::arrange(systemd, record)?;

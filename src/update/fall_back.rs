@@ -1,7 +1,6 @@
 //! From the new kernel back to the old one while no unit has been resumed: the images are as good as they were, and the
 //! old kernel restores them.
 
-use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -40,19 +39,19 @@ pub fn leave(paths: &Paths, systemd: &Systemd, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Loads the kernel that the update came from.
+/// Loads the kernel that the update came from, with the words that it was booted with: those of the target may be what is
+/// wrong with it.
 fn load_source(paths: &Paths, record: &Record) -> Result<()> {
     let installed = kernel::discover(paths)?;
     let source = installed.into_iter().find(|k| k.release == record.source);
     let source = source.with_context(|| format!("kernel {} is not installed any more", record.source))?;
     let source = TargetKernel::from(source);
-    let settings = Settings::load(paths)?;
     let secret = encryption::words(record);
-    let mut extra = kernel::cmdline::split(&settings.kernel_arguments);
     let memory = ram::words(record);
+    let settings = Settings::load(paths)?;
+    let mut extra = kernel::cmdline::common(&settings.kernel_arguments, &record.cmdline);
     extra.extend(secret.iter().chain(&memory).map(String::as_str));
-    let running = fs::read_to_string(paths.cmdline())?;
     let words = Ours { direction: Direction::Back, id: &record.id, pid_floor: record.pid_floor, extra: &extra };
-    let cmdline = kernel::cmdline::make(&running, &source.image, &words)?;
+    let cmdline = kernel::cmdline::make(&record.cmdline, &source.image, &words)?;
     Ok(kernel::kexec::load(paths, &source, &cmdline)?)
 }

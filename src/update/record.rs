@@ -43,6 +43,9 @@ pub struct Record {
     /// The update that this one takes back: it goes to the kernel from which that one came.
     #[serde(default)]
     pub reverses: Option<UpdateId>,
+    /// What the old kernel was booted with (/proc/cmdline); empty where that was never armed.
+    #[serde(default)]
+    pub cmdline: String,
     /// The watchdog that ends a hang of the new kernel, where there is one.
     #[serde(default)]
     pub deadman: Option<Deadman>,
@@ -235,6 +238,7 @@ impl Record {
             target,
             stage_only: false,
             reverses: None,
+            cmdline: String::new(),
             deadman: None,
             panic: None,
             wiped: false,
