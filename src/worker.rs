@@ -13,7 +13,7 @@ use crate::net::lock::{self, LockSpec};
 use crate::paths::Paths;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_FAILURE, UPDATE_REQUEST, UpdateRequest};
 use crate::systemd::Systemd;
-use crate::update::checkpoint::NETLOCK;
+use crate::update::checkpoint::{KEXEC, NETLOCK};
 use crate::update::{Lock, Record, State, ThisBoot, arm, encryption, undo};
 use crate::{faults, kernel, packages, preflight, sys};
 
@@ -64,6 +64,13 @@ pub fn abort(paths: &Paths) -> Result<()> {
         State::Checking | State::Arming | State::Armed => {
             let reason = undo::lost_kernel(paths, &record)?.unwrap_or_else(|| "the administrator gave it up".into());
             undo::abort(paths, &Systemd::connect()?, &mut record, &reason)
+        }
+        State::Switching if record.source_boot == kernel::boot_id(paths)? => {
+            let systemd = Systemd::connect()?;
+            if systemd.has_job(KEXEC)? {
+                bail!("update {} is switching: it cannot be given up any more", record.id);
+            }
+            undo::give_up_switch(paths, &systemd, &mut record, "the shutdown was cancelled, and the update given up")
         }
         state => bail!("update {} is {}: it cannot be given up", record.id, state.as_str()),
     }

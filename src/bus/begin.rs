@@ -144,6 +144,8 @@ pub async fn abort(daemon: &Daemon, conn: &Connection) -> Result<(), Error> {
         Some(update) if update.state == State::Armed => {}
         // Whoever armed it is gone, or holds the lock.
         Some(update) if matches!(update.state, State::Checking | State::Arming) && !daemon.tracker.has_worker() => {}
+        // The worker knows whether the switch is still under way.
+        Some(update) if update.state == State::Switching => {}
         Some(update) if !update.state.is_final() => return Err(Error::Busy(busy(&update))),
         _ => return Err(Error::InvalidArgument("no update is armed".into())),
     }

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -59,13 +60,18 @@ impl Place {
         self
     }
 
-    /// Inside the namespaces of `kinds` (`mnt`, `net`, …) that the process `pid` has.
+    /// Inside the namespaces of `kinds` (`mnt`, `net`, …) that the process `pid` has. Whoever made one in a user namespace
+    /// of its own rules over it: what root started there would be what they put there.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process is gone, or such a namespace is not the machine's.
     pub fn namespaces(mut self, pid: i32, kinds: &[String]) -> io::Result<Self> {
         for kind in kinds {
-            self.namespaces.push(File::open(format!("/proc/{pid}/ns/{kind}"))?);
+            let namespace = File::open(format!("/proc/{pid}/ns/{kind}"))?;
+            if !is_the_machines(&namespace)? {
+                return Err(io::Error::other(format!("its {kind} namespace belongs to a user namespace of its own")));
+            }
+            self.namespaces.push(namespace);
         }
         Ok(self)
     }
@@ -146,6 +152,21 @@ impl Place {
     }
 }
 
+nix::ioctl_none!(
+    /// NS_GET_USERNS of linux/nsfs.h.
+    ns_get_userns,
+    0xb7,
+    0x1
+);
+
+/// Is `namespace` one of the user namespace that we are in (NS_GET_USERNS of ioctl_ns(2))?
+fn is_the_machines(namespace: &File) -> io::Result<bool> {
+    // SAFETY: the request takes no argument; what it returns is a new descriptor.
+    let owner = unsafe { File::from(OwnedFd::from_raw_fd(ns_get_userns(namespace.as_raw_fd())?)) };
+    let (owner, own) = (owner.metadata()?, std::fs::metadata("/proc/self/ns/user")?);
+    Ok((owner.dev(), owner.ino()) == (own.dev(), own.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,5 +186,30 @@ mod tests {
         } else {
             eprintln!("SKIPPED: this kernel has no transparent huge pages, or does not tell");
         }
+    }
+
+    #[test]
+    fn nobody_elses_namespaces() {
+        let kinds = ["net".to_owned()];
+        let own = std::process::id() as i32;
+        assert!(Place::default().namespaces(own, &kinds).is_ok());
+        let mut child = Command::new("unshare").args(["-U", "-n", "sleep", "60"]).spawn().unwrap();
+        let pid = child.id() as i32;
+        let begun = std::time::Instant::now();
+        let entered = || {
+            let net = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+            net(&pid.to_string()) != net("self")
+        };
+        while !entered() && child.try_wait().unwrap().is_none() && begun.elapsed().as_secs() < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        if entered() && child.try_wait().unwrap().is_none() {
+            let e = Place::default().namespaces(pid, &kinds).unwrap_err();
+            assert!(e.to_string().contains("net namespace"), "{e}");
+        } else {
+            eprintln!("SKIPPED: no user namespaces here");
+        }
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use super::{ballast, bless, encryption, memory};
@@ -17,7 +17,7 @@ use crate::preflight::{self, Report};
 use crate::request::{UPDATE_REPORT, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
-use crate::{boot, criu, faults, kernel, sys};
+use crate::{boot, criu, faults, kernel, packages, sys};
 
 /// The check found something that rules the update out; nothing was touched. The record says it, too.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,13 @@ fn go(
 ) -> Result<()> {
     check(paths, settings, &mut record, may_restart)?;
     let systemd = Systemd::connect()?;
-    if let Err(e) = arm(paths, settings, &systemd, &mut record, cmdline) {
+    let armed = arm(paths, settings, &systemd, &mut record, cmdline);
+    // Arming takes a while, and others may install packages one after the other.
+    let armed = armed.and_then(|()| {
+        ensure!(record.stage_only || !packages::are_changing(paths), "a package manager has begun to work");
+        Ok(())
+    });
+    if let Err(e) = armed {
         undo::abort(paths, &systemd, &mut record, &format!("{e:#}"))?;
         return Err(e);
     }

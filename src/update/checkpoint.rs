@@ -24,12 +24,14 @@ use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
 use crate::systemd::Systemd;
 use crate::unit::{self, Storage, UnitName};
-use crate::{boot, criu, faults, inspect, kernel};
+use crate::{boot, criu, faults, inspect, kernel, packages};
 
 /// Target that systemd starts for `systemctl kexec`.
-pub(super) const KEXEC: &str = "kexec.target";
+pub const KEXEC: &str = "kexec.target";
 /// Name of the file beside the images that says what is locked until they are restored.
 pub const NETLOCK: &str = "netlock.json";
+/// Property of systemd's manager: does it act on `WatchdogSec=`?
+const WATCHDOGS: &str = "ServiceWatchdogs";
 /// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
 const DROP_IN: &str = "zz-kup-checkpoint.conf";
 
@@ -78,7 +80,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
     save_links(paths, &images);
-    keep_systemd_calm(systemd, &units)?;
+    keep_systemd_calm(paths, systemd, record, &units)?;
     let arena = ram::arena(paths, record)?;
     let plan = |unit| plan(paths, systemd, unit, record, &settings, arena.as_ref());
     let plans = units.iter().map(plan).collect::<Result<Vec<_>>>()?;
@@ -184,7 +186,9 @@ fn still_possible(paths: &Paths, record: &Record) -> Result<()> {
     }
     ensure!(kernel::kexec::loaded(paths)?, "the target kernel is not loaded any more");
     let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned")?;
-    boot::holds(pin, paths, record.old_kernel())
+    boot::holds(pin, paths, record.old_kernel())?;
+    ensure!(!packages::are_changing(paths), "a package manager is at work; the switch would cut it short");
+    Ok(())
 }
 
 fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<PathBuf> {
@@ -221,23 +225,35 @@ fn save_links(paths: &Paths, images: &Path) {
 }
 
 /// A dump ends with the death of the main process: systemd is to take it as it is, without ExecStop= commands for a
-/// service that is not there, and without a restart.
-fn keep_systemd_calm(systemd: &Systemd, units: &[UnitName]) -> Result<()> {
+/// service that is not there, and without a restart; nor is anybody to start it, beside the image. While units stand
+/// still, they tell no watchdog of systemd's that they are well.
+fn keep_systemd_calm(paths: &Paths, systemd: &Systemd, record: &mut Record, units: &[UnitName]) -> Result<()> {
     for unit in units {
         let dir = drop_in_dir(unit);
         fs::create_dir_all(&dir)?;
-        let text = "# Made by kup for the moment of the checkpoint.\n[Service]\nRestart=no\nExecStop=\nExecStopPost=\n";
-        fs::write(dir.join(DROP_IN), text)?;
+        let file = dir.join(DROP_IN);
+        let text = format!(
+            "# Made by kup for the moment of the checkpoint.\n[Unit]\nConditionPathExists=!{}\n\
+             [Service]\nRestart=no\nExecStop=\nExecStopPost=\n",
+            file.display()
+        );
+        fs::write(file, text)?;
     }
+    record.service_watchdogs = systemd.manager_property(WATCHDOGS).map(Some)?;
+    record.save(&paths.record())?;
+    systemd.set_manager_property(WATCHDOGS, false.into())?;
     systemd.reload()
 }
 
-/// Takes the drop-ins of [`keep_systemd_calm`] away.
+/// Undoes [`keep_systemd_calm`].
 ///
 /// # Errors
-/// When systemd refuses to reload.
-pub fn release_systemd<'a>(systemd: &Systemd, units: impl Iterator<Item = &'a UnitName>) -> Result<()> {
-    for unit in units {
+/// When systemd refuses.
+pub fn release_systemd(systemd: &Systemd, record: &Record) -> Result<()> {
+    if let Some(on) = record.service_watchdogs {
+        systemd.set_manager_property(WATCHDOGS, on.into())?;
+    }
+    for unit in record.units.keys() {
         let _ = fs::remove_file(drop_in_dir(unit).join(DROP_IN));
         let _ = fs::remove_dir(drop_in_dir(unit));
     }

@@ -43,6 +43,9 @@ pub struct Record {
     /// The update that this one takes back: it goes to the kernel from which that one came.
     #[serde(default)]
     pub reverses: Option<UpdateId>,
+    /// Did systemd act on `WatchdogSec=` before units were frozen? `None` where they were not.
+    #[serde(default)]
+    pub service_watchdogs: Option<bool>,
     /// What the old kernel was booted with (/proc/cmdline); empty where that was never armed.
     #[serde(default)]
     pub cmdline: String,
@@ -239,6 +242,7 @@ impl Record {
             stage_only: false,
             reverses: None,
             cmdline: String::new(),
+            service_watchdogs: None,
             deadman: None,
             panic: None,
             wiped: false,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Event, Record, bless, checkpoint, order, trial};
+use super::{Event, Record, State, UnitState, bless, checkpoint, order, restore, trial};
 use crate::paths::Paths;
 use crate::systemd::Systemd;
 use crate::{boot, kernel, net};
@@ -37,12 +37,29 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
     step("a small initrd stays", kernel::initrd::clear(paths));
     step("the target kernel stays loaded", kernel::kexec::unload(paths).map_err(Into::into));
     step("the boot loader stays pinned", unpin(paths, record));
-    step("drop-ins stay", checkpoint::release_systemd(systemd, record.units.keys()));
+    step("drop-ins stay", checkpoint::release_systemd(systemd, record));
     step("kup-checkpoint.service stays", release_checkpoint_unit(systemd));
     record.reason = Some(reason.into());
-    record.advance(Event::Abort, &paths.record())?;
+    let event = if record.state() == State::Switching { Event::Fail } else { Event::Abort };
+    record.advance(event, &paths.record())?;
     step("images or the history's line", bless::finish(paths, record));
     if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("{}", failures.join("; "))) }
+}
+
+/// Gives up an update whose shutdown was cancelled behind the point of no return. Its units have ended, and start cold: that
+/// is written before they do.
+///
+/// # Errors
+/// As [`abort`]; also when a unit cannot be started.
+pub fn give_up_switch(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> Result<()> {
+    for unit in record.units.values_mut().filter(|u| u.state == UnitState::Imaged) {
+        unit.state = UnitState::Cold { reason: reason.into() };
+    }
+    record.save(&paths.record())?;
+    trial::end(paths, systemd, record);
+    let aborted = abort(paths, systemd, record, reason);
+    restore::settle_units(systemd, record)?;
+    aborted
 }
 
 /// Aborts the update in the middle of the shutdown: that is called off, and what it has stopped is started again, behind the
