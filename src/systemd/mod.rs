@@ -282,12 +282,19 @@ impl Systemd {
         if !unit.ends_with(".service") {
             return Ok(false);
         }
+        let main_pid: u32 = self.property(&path_of(unit), I_SERVICE, "MainPID")?;
+        Ok(main_pid != 0 && self.can_start(unit)?)
+    }
+
+    /// Can `unit` be started again when it was stopped?
+    ///
+    /// # Errors
+    /// When systemd cannot load it.
+    pub fn can_start(&self, unit: &str) -> Result<bool> {
         let path = path_of(unit);
-        let main_pid: u32 = self.property(&path, I_SERVICE, "MainPID")?;
         // A transient unit is forgotten with its end.
         let transient: bool = self.property(&path, I_UNIT, "Transient")?;
-        let can_start: bool = self.property(&path, I_UNIT, "CanStart")?;
-        Ok(main_pid != 0 && !transient && can_start)
+        Ok(!transient && self.property(&path, I_UNIT, "CanStart")?)
     }
 
     /// When `unit` was stopped, microseconds of CLOCK_MONOTONIC; `None` where it runs or is about to.
@@ -346,7 +353,19 @@ impl Systemd {
     /// # Errors
     /// What systemd says.
     pub fn active_units(&self) -> Result<Vec<String>> {
-        let units: Vec<Unit> = self.manager("ListUnitsFiltered", &(vec!["active"],))?;
+        self.units_that_are(&["active"])
+    }
+
+    /// Names of all loaded units that have stopped, or are about to.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub fn stopped_units(&self) -> Result<Vec<String>> {
+        self.units_that_are(&["inactive", "failed", "deactivating"])
+    }
+
+    fn units_that_are(&self, states: &[&str]) -> Result<Vec<String>> {
+        let units: Vec<Unit> = self.manager("ListUnitsFiltered", &(states,))?;
         Ok(units.into_iter().map(|u| u.0).collect())
     }
 }

@@ -14,6 +14,8 @@ use crate::systemd::Systemd;
 
 /// Kinds of unit that a shutdown stops and that are worth an order.
 const KINDS: [&str; 6] = [".service", ".scope", ".socket", ".timer", ".path", ".target"];
+/// Kinds of unit that are started again.
+const AGAIN: [&str; 7] = [".service", ".socket", ".timer", ".path", ".mount", ".automount", ".swap"];
 /// What preserved services need to go on answering, whatever their own units say.
 const NEEDED: [&str; 3] = ["basic.target", "dbus.service", "network.target"];
 
@@ -102,18 +104,34 @@ pub fn call_off(systemd: &Systemd, record: Option<&Record>) {
     }
 }
 
-/// Starts again what the shutdown has stopped. What somebody had stopped before it began stays so.
+/// Starts again what the shutdown has stopped, in its order and with what it needs. What somebody had stopped before it began
+/// stays so.
 pub fn start_again(systemd: &Systemd, record: &Record) {
-    let stopped: Vec<(&String, u64)> =
-        record.ahead.iter().filter_map(|name| Some((name, systemd.stopped_at(name).ok()??))).collect();
+    let targets: Vec<&String> = record.ahead.iter().filter(|name| name.ends_with(".target")).collect();
+    let stopped_at = |name: &str| systemd.stopped_at(name).ok().flatten();
     // A shutdown stops targets before the services behind them.
-    let began = stopped.iter().filter(|(name, _)| name.ends_with(".target")).map(|(_, at)| *at).min();
-    for (name, at) in stopped {
-        if began.is_none_or(|began| at >= began)
-            && let Err(e) = systemd.start_alone(name)
-        {
-            tracing::error!("{name} was stopped by the shutdown that is called off, and does not start again: {e:#}");
+    let Some(began) = targets.iter().filter_map(|name| stopped_at(name)).min() else { return };
+    let was_stopped = |name: &str| stopped_at(name).is_some_and(|at| at >= began);
+    // Not with all that they want, which is more than what was stopped.
+    for target in targets.into_iter().filter(|name| was_stopped(name)) {
+        complain(target, systemd.start_alone(target));
+    }
+    let stopped = systemd.stopped_units().unwrap_or_else(|e| {
+        tracing::error!("{e:#}");
+        record.ahead.clone()
+    });
+    let is_ours = |name: &str| name.starts_with("kup") || record.units.keys().any(|unit| unit.as_str() == name);
+    let startable = |name: &str| AGAIN.iter().any(|kind| name.ends_with(kind)) && !is_ours(name);
+    for name in stopped.iter().filter(|name| startable(name) && was_stopped(name)) {
+        if systemd.can_start(name).unwrap_or(false) {
+            complain(name, systemd.start(name));
         }
+    }
+}
+
+fn complain(name: &str, started: Result<()>) {
+    if let Err(e) = started {
+        tracing::error!("{name} was stopped by the shutdown that is called off, and does not start again: {e:#}");
     }
 }
 

@@ -12,15 +12,20 @@ use crate::config::Settings;
 use crate::paths::Paths;
 use crate::preflight::Finding;
 use crate::sys::trust;
+use crate::unit::{Fallback, Storage};
 
 /// What CRIU writes beside memory pages, for all units together, and room for the record and the history.
 const MARGIN: u64 = 64 << 20;
+
+/// How long the images may take, seconds: less than `TimeoutStopSec=` of kup-checkpoint.service.
+const MOST: u64 = 420;
 
 /// How much is written to see how fast the disk is.
 const SAMPLE: u64 = 8 << 20;
 
 pub fn ask(paths: &Paths, settings: &Settings, needed: u64) -> Vec<Finding> {
     let images = paths.images_root();
+    let to_disk = settings.storage == Storage::Disk || settings.fallback == Fallback::Disk;
     // The directory may not have been made yet.
     let Some(dir) = images.ancestors().find(|d| d.exists()) else { return Vec::new() };
     match statvfs(dir) {
@@ -28,7 +33,10 @@ pub fn ask(paths: &Paths, settings: &Settings, needed: u64) -> Vec<Finding> {
             let mut found = judge(dir, needed, fs.blocks_available() * fs.fragment_size(), settings.max_image_mib);
             found.extend(trust::only_ours(dir, &paths.state_dir()).err().map(|e| not_ours(&e)));
             if found.is_empty() && needed > 0 {
-                found.push(speed(dir).map_or_else(|e| unwritable(dir, &e), |speed| cost(needed, speed)));
+                found.push(speed(dir).map_or_else(
+                    |e| unwritable(dir, &e),
+                    |speed| if to_disk { in_time(needed, speed) } else { cost(needed, speed) },
+                ));
             }
             found
         }
@@ -62,6 +70,21 @@ fn unwritable(dir: &Path, e: &io::Error) -> Finding {
 
 fn not_ours(e: &io::Error) -> Finding {
     Finding::blocker("space.not-private", format!("images hold secrets, and {e}"))
+}
+
+/// A checkpoint that takes too long is given up, when all else has stopped already: better not to begin.
+fn in_time(needed: u64, speed: u64) -> Finding {
+    let seconds = needed / speed.max(1);
+    if seconds < MOST {
+        return cost(needed, speed);
+    }
+    let message = format!(
+        "images of up to {} MiB would take the disk {seconds} s, and a checkpoint may take {MOST} s",
+        needed.div_ceil(1 << 20)
+    );
+    let fix =
+        "use a faster disk, mark fewer units, or keep their memory in RAM alone: Storage=\"ram\", Fallback=\"none\"";
+    Finding::blocker("space.time", message).fix(fix)
 }
 
 /// What the way back costs: the images have to be on disk before the switch.
@@ -106,6 +129,8 @@ mod tests {
         assert_eq!(ids(100 << 20, 150 << 20, None), ["space.images"]);
         assert_eq!(ids(100 << 20, 1 << 40, Some(99)), ["space.limit"]);
         assert!(ids(100 << 20, 1 << 40, Some(100)).is_empty());
+        assert_eq!(in_time(41 << 30, 100 << 20).id, "fallback.cost");
+        assert_eq!(in_time(42 << 30, 100 << 20).id, "space.time");
         let note = cost(300 << 20, 100 << 20).message;
         assert!(note.contains("300 MiB") && note.contains("3.0 s"), "{note}");
         let dir = tempfile::tempdir().unwrap();

@@ -22,12 +22,23 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
+/// Not a daemon, and stopped before one that is.
+const BEHIND: &str = "[Unit]\nAfter=cron.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/true\n\
+    [Install]\nWantedBy=multi-user.target\n";
+const TIMER: &str = "[Timer]\nOnCalendar=2100-01-01\n[Install]\nWantedBy=timers.target\n";
+/// All that is active and comes back by itself, or is brought back.
+const ACTIVE: &str = "systemctl list-units --state=active --plain --no-legend | awk '{print $1}' | \
+    grep -Ev '^(kup|session-|user|run-user|sys-|dev-)|\\.(slice|device)$' | sort";
 fn run(ctx: &mut Ctx) -> Result<()> {
     let services = fill(ctx, KEYS)?;
+    ctx.vm.put_bytes(BEHIND.as_bytes(), "/etc/systemd/system/lab-behind.service")?;
+    ctx.vm.put_bytes(TIMER.as_bytes(), "/etc/systemd/system/lab-behind.timer")?;
+    ctx.vm.ssh("systemctl daemon-reload && systemctl enable --now lab-behind.service lab-behind.timer")?;
     turncoat::start(ctx)?;
     let clients = Clients::connect(ctx, KEYS)?;
     let default = "grep -h 'set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d";
     let (boot, before) = (ctx.vm.boot_id()?, ctx.vm.ssh(default)?);
+    let active = ctx.vm.ssh(ACTIVE)?;
     ctx.step("kup update --stage-only");
     ctx.vm.ssh("kup update --yes --stage-only")?;
     ensure!(guest::state(&ctx.vm)? == "armed", "the update is {}", guest::state(&ctx.vm)?);
@@ -42,7 +53,12 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     clients.finish(ctx)?;
     expect_running(ctx, &services)?;
     ensure!(ctx.vm.ssh(default)? == before, "the boot loader's default has changed");
-    ctx.vm.ssh("systemctl is-active turncoat ssh cron 2>/dev/null || systemctl is-active turncoat ssh")?;
+    ctx.eventually(Duration::from_secs(60), |ctx| {
+        let now = ctx.vm.ssh(ACTIVE)?;
+        let lost: Vec<&str> = active.lines().filter(|unit| !now.lines().any(|other| other == *unit)).collect();
+        ensure!(lost.is_empty(), "these were active: {lost:?}");
+        Ok(())
+    })?;
     verify(ctx, KEYS)?;
     expect_no_leftovers(ctx)?;
     ctx.step("and the next update works");
