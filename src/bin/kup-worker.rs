@@ -4,11 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use kup::cli::Exit;
 use kup::paths::Paths;
 use kup::unit::UnitName;
 use kup::{journal, update, worker};
+
+/// How many files may be open.
+const FILES: u64 = 1 << 16;
 
 #[derive(Parser)]
 #[command(name = "kup-worker", about = "Run by kup's units; not to be called by hand", version)]
@@ -85,6 +89,12 @@ fn run(verb: Verb) -> Result<()> {
 
 fn main() -> ExitCode {
     journal::init("kup-worker");
+    // A unit may have many processes, replaced files and connections: each is a descriptor, here or in a CRIU.
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    let raised = limits.and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most.min(FILES), most));
+    if let Err(e) = raised {
+        tracing::warn!("the limit of open files stays as it is: {e}");
+    }
     #[cfg(feature = "failpoints")]
     let _faults = kup::faults::set_up();
     let result = Args::try_parse().context("see kup-worker --help").and_then(|args| run(args.verb));

@@ -311,7 +311,8 @@ fn classify(e: Errno) -> Option<Outcome> {
         Errno::EAGAIN | Errno::ENOMEM => Some(Outcome::Again),
         // CRIU's pager takes ENOENT so, too: the mapping may just be moving, and the event about it still come.
         Errno::ENOENT | Errno::EINVAL => Some(Outcome::Absent),
-        Errno::ESRCH | Errno::ENOSPC => Some(Outcome::Gone),
+        // Its memory is: it has ended, or executed another program.
+        Errno::ESRCH => Some(Outcome::Gone),
         _ => None,
     }
 }

@@ -228,7 +228,7 @@ impl<'a> Server<'a> {
                     Err(e) => break Err(e),
                 },
                 Ok(Outcome::Done | Outcome::Absent) => {}
-                Ok(Outcome::Gone) => break self.gone(process),
+                Ok(Outcome::Gone) => break self.end(process),
                 Err(e) => break Err(e),
             }
         };
@@ -258,7 +258,7 @@ impl<'a> Server<'a> {
         process.state.write().expect("no poison").missing.release(&piece);
         match outcome? {
             Outcome::Done => Ok(()),
-            Outcome::Gone => self.gone(&process),
+            Outcome::Gone => self.end(&process),
             Outcome::Again | Outcome::Absent => {
                 let faults = self.read_events(&process, usize::MAX)?;
                 if faults.is_empty() {
@@ -278,11 +278,6 @@ impl<'a> Server<'a> {
         }
         let n = self.next.fetch_add(1, Ordering::Relaxed) % processes.len();
         Ok(Some(processes[n].clone()))
-    }
-
-    /// The kernel says that the process is gone; the process is asked, too.
-    fn gone(&self, process: &Process) -> Result<(), Error> {
-        if process.is_whole()? { self.end(process) } else { Ok(()) }
     }
 
     /// The process needs us no more. What it still says is for nobody: when the descriptor is closed, the kernel lets go all

@@ -13,9 +13,9 @@ use nix::libc;
 
 /// Descriptors that a child is to find get numbers from here on: above all that std::process uses for itself, below
 /// the usual soft limit of 1024.
-pub const FIRST_FD: RawFd = 200;
+pub const FIRST_FD: RawFd = 400;
 /// Where their sources are kept meanwhile, so that no dup2 overwrites a source that is still needed.
-const FIRST_SOURCE: RawFd = 600;
+const FIRST_SOURCE: RawFd = 700;
 
 /// What CRIU leaves to tasks as it has it itself: CPUAffinity=, IOSchedulingClass= and -Priority= of a unit.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Place {
     /// # Errors
     /// When the group does not exist.
     pub fn cgroup(mut self, path: &Path) -> io::Result<Self> {
-        self.cgroup = Some(OpenOptions::new().write(true).open(path.join("cgroup.procs"))?);
+        self.cgroup = Some(aside(&OpenOptions::new().write(true).open(path.join("cgroup.procs"))?)?.into());
         Ok(self)
     }
 
@@ -71,7 +71,7 @@ impl Place {
             if !is_the_machines(&namespace)? {
                 return Err(io::Error::other(format!("its {kind} namespace belongs to a user namespace of its own")));
             }
-            self.namespaces.push(namespace);
+            self.namespaces.push(aside(&namespace)?.into());
         }
         Ok(self)
     }
@@ -101,14 +101,8 @@ impl Place {
     /// # Errors
     /// EMFILE.
     pub fn give(&mut self, fd: OwnedFd) -> io::Result<RawFd> {
-        // SAFETY: F_DUPFD_CLOEXEC on a descriptor that we own; the result is a new one, checked below.
-        let source = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_SOURCE) };
-        if source < 0 {
-            return Err(io::Error::last_os_error());
-        }
         let number = FIRST_FD + self.fds.len() as RawFd;
-        // SAFETY: just made, and checked.
-        self.fds.push((unsafe { OwnedFd::from_raw_fd(source) }, number));
+        self.fds.push((aside(&fd)?, number));
         Ok(number)
     }
 
@@ -150,6 +144,17 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// A duplicate of `fd` that no number of [`FIRST_FD`] takes the place of.
+fn aside(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC on a descriptor that is open; the result is a new one, checked below.
+    let source = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_SOURCE) };
+    if source < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, and checked.
+    Ok(unsafe { OwnedFd::from_raw_fd(source) })
 }
 
 nix::ioctl_none!(

@@ -4,7 +4,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -101,13 +101,13 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     // Behind the pre-copy, which takes its time: what was connected meanwhile counts, too.
     let procs = units.iter().map(inspect::unit).collect::<Result<Vec<_>, _>>()?;
     let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
-    fs::write(images.join(NETLOCK), serde_json::to_vec(&lock)?)?;
     record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
     record.addresses.sort();
     record.addresses.dedup();
     record.save(&paths.record())?;
     // New connections wait from here on: one that is made but not accepted yet could not be dumped.
     lock::lock(&lock)?;
+    let held = Mutex::new(lock);
     let (chair, seats) = Chair::call(units.iter().cloned());
     let failures: Vec<(UnitName, String)> = thread::scope(|scope| {
         let threads: Vec<_> = plans
@@ -115,12 +115,13 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
             .zip(stored)
             .zip(seats)
             .map(|((plan, stored), seat)| {
-                let (criu, images) = (&criu, images.join(plan.unit.as_str()));
-                scope.spawn(move || dump_one(plan, criu, &images, stored, seat))
+                let (criu, images, held) = (&criu, images.join(plan.unit.as_str()), &held);
+                scope.spawn(move || dump_one(plan, criu, &images, stored, held, seat))
             })
             .collect();
         let ready = all_ready(&chair, record).and_then(|()| stays(record, arena.as_deref()));
-        let verdict = ready.and_then(|()| commit(paths, record, &images, phase));
+        let locked = || Ok(fs::write(images.join(NETLOCK), serde_json::to_vec(&*held.lock().expect("no poison"))?)?);
+        let verdict = ready.and_then(|()| locked()).and_then(|()| commit(paths, record, &images, phase));
         let go = verdict.is_ok();
         if go {
             trial::begin(paths, systemd, record);
@@ -308,10 +309,12 @@ fn dump_one(
     criu: &Path,
     images: &Path,
     stored: Precopied,
+    held: &Mutex<LockSpec>,
     mut seat: Seat<UnitRecord>,
 ) -> Option<(UnitName, String)> {
     let mut agreed = false;
-    let result = plan.run(criu, images, stored, |found| {
+    let frozen = |procs: &UnitProcs| if is_in_host_network(procs) { lock_more(held, lock_spec(procs)) } else { Ok(()) };
+    let result = plan.run(criu, images, stored, frozen, |found| {
         agreed = seat.ready(found);
         agreed
     });
@@ -362,6 +365,17 @@ pub(super) fn void_all(paths: &Paths, record: &mut Record) {
 
 fn is_in_host_network(procs: &UnitProcs) -> bool {
     !procs.processes.iter().any(|p| p.namespaces.contains(&Namespace::Net))
+}
+
+/// Locks what a unit has opened since it was looked at, before CRIU looks at it: what a peer sends after that is in no image.
+fn lock_more(held: &Mutex<LockSpec>, more: LockSpec) -> Result<()> {
+    let mut held = held.lock().expect("no poison");
+    let all = held.clone().merge(more);
+    if all != *held {
+        lock::lock(&all)?;
+        *held = all;
+    }
+    Ok(())
 }
 
 /// Which packets have to wait until this unit is back.

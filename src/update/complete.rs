@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
 
@@ -29,7 +30,8 @@ pub fn check(procs: &UnitProcs, memory: &Sealed) -> Result<()> {
                     return Ok(());
                 }
             };
-            if let Some(address) = used.iter().find_map(|range| left_out(stored.extents(), range)) {
+            let lost = used.iter().flat_map(|range| left_out(stored.extents(), range));
+            if let Some(address) = first_with_content(pid, lost)? {
                 bail!("CRIU has left out memory of its process {pid}, at {address:#x}; try the update again");
             }
         }
@@ -37,17 +39,39 @@ pub fn check(procs: &UnitProcs, memory: &Sealed) -> Result<()> {
     Ok(())
 }
 
-/// The first page of `range` that is in none of `extents`, which are in order.
-fn left_out(extents: &[Extent], range: &Range<u64>) -> Option<u64> {
+/// What of `range` is in none of `extents`, which are in order.
+fn left_out(extents: &[Extent], range: &Range<u64>) -> Vec<Range<u64>> {
     let end = |extent: &Extent| extent.start + extent.pages * PAGE;
-    let mut next = range.start;
+    let (mut gaps, mut next) = (Vec::new(), range.start);
     for extent in &extents[extents.partition_point(|extent| end(extent) <= range.start)..] {
-        if next >= range.end || extent.start > next {
+        if extent.start >= range.end {
             break;
+        }
+        if extent.start > next {
+            gaps.push(next..extent.start);
         }
         next = end(extent);
     }
-    (next < range.end).then_some(next)
+    if next < range.end {
+        gaps.push(next..range.end);
+    }
+    gaps
+}
+
+/// The first page of `ranges` that is not all zeros. Of such a page nothing is lost: the kernel's huge page of zeros is one, and
+/// looks like any other to those who ask it (before Linux 6.17). What cannot be read nobody can read: a guard page.
+fn first_with_content(pid: i32, ranges: impl Iterator<Item = Range<u64>>) -> Result<Option<u64>> {
+    let memory = File::open(format!("/proc/{pid}/mem")).context("a process is gone")?;
+    let mut page = [0; PAGE as usize];
+    for range in ranges {
+        for address in range.step_by(PAGE as usize) {
+            let read = memory.read_exact_at(&mut page, address).is_ok();
+            if read && page.iter().any(|byte| *byte != 0) {
+                return Ok(Some(address));
+            }
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -58,12 +82,29 @@ mod tests {
     fn every_page_counts() {
         let extent = |start: u64, pages: u64, lazy: bool| Extent { start: start * PAGE, pages, lazy };
         let extents = [extent(10, 5, true), extent(15, 1, false), extent(20, 4, true)];
-        let first = |from: u64, to: u64| left_out(&extents, &(from * PAGE..to * PAGE)).map(|address| address / PAGE);
-        assert_eq!([first(10, 16), first(11, 15), first(20, 24), first(15, 16)], [None; 4]);
+        let gaps = |from: u64, to: u64| {
+            let gaps = left_out(&extents, &(from * PAGE..to * PAGE));
+            gaps.into_iter().map(|gap| (gap.start / PAGE, gap.end / PAGE)).collect::<Vec<_>>()
+        };
+        assert!([gaps(10, 16), gaps(11, 15), gaps(20, 24), gaps(15, 16)].iter().all(Vec::is_empty));
         assert_eq!(
-            [first(9, 12), first(12, 21), first(16, 17), first(23, 25)],
-            [Some(9), Some(16), Some(16), Some(24)]
+            [gaps(9, 12), gaps(12, 21), gaps(16, 17), gaps(23, 25)],
+            [[(9, 10)], [(16, 20)], [(16, 17)], [(24, 25)]]
         );
-        assert_eq!(left_out(&[], &(0..PAGE)), Some(0));
+        assert_eq!(gaps(9, 30), [(9, 10), (16, 20), (24, 30)]);
+        assert_eq!(left_out(&[], &(0..PAGE)), vec![0..PAGE]);
+    }
+
+    #[test]
+    fn zeros_are_no_loss() {
+        let at = |memory: &[u8]| (memory.as_ptr() as u64).next_multiple_of(PAGE);
+        let mut memory = vec![0u8; 4 * PAGE as usize];
+        let (start, own) = (at(&memory), std::process::id() as i32);
+        let first = || first_with_content(own, std::iter::once(start..start + 2 * PAGE)).unwrap();
+        assert_eq!(first(), None);
+        let offset = (start - memory.as_ptr() as u64 + PAGE + 7) as usize;
+        memory[offset] = 1;
+        assert_eq!(first(), Some(start + PAGE));
+        assert_eq!(first_with_content(own, std::iter::once(0..PAGE)).unwrap(), None, "nothing is mapped there");
     }
 }

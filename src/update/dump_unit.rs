@@ -63,8 +63,8 @@ impl Plan {
         Dump { criu, images, main_pid, namespaces, ghost_limit, pages: None, parent: None }
     }
 
-    /// Dumps the unit into `images`, which exists, and what of its memory is not `stored` yet. `complete` gets what the new
-    /// boot has to know, and is asked as in
+    /// Dumps the unit into `images`, which exists, and what of its memory is not `stored` yet. `frozen` is called when it
+    /// stands still and CRIU has not looked at it yet; `complete` gets what the new boot has to know, and is asked as in
     /// [`Dump::run`].
     ///
     /// # Errors
@@ -74,6 +74,7 @@ impl Plan {
         criu: &Path,
         images: &Path,
         stored: Precopied,
+        frozen: impl Fn(&UnitProcs) -> Result<()>,
         mut complete: impl FnMut(UnitRecord) -> bool,
     ) -> Result<()> {
         ensure!(self.status.main_pid > 0, "it has no main process (it is {})", self.status.active);
@@ -89,6 +90,7 @@ impl Plan {
         let result = dump.run(
             || {
                 let procs = inspect::unit(&self.unit)?;
+                frozen(&procs)?;
                 let found = UnitRecord { mdwe, ..self.look(&procs, &namespaces, images)? };
                 let externals = Externals {
                     files: found.files.iter().map(|f| f.key.clone()).collect(),
