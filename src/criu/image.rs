@@ -104,14 +104,10 @@ pub(crate) fn messages<M: Message + Default>(
     Ok(messages)
 }
 
-/// How many messages the image at `path` has, whatever is in them.
-pub(crate) fn count(path: &Path, input: (impl Read, u64), magic: u32) -> Result<usize, ImageError> {
+/// The messages of the image at `path`, whatever is in them.
+pub(crate) fn bytes(path: &Path, input: (impl Read, u64), magic: u32) -> Result<Vec<Vec<u8>>, ImageError> {
     let mut image = Messages::new(path, input, magic)?;
-    let mut messages = 0;
-    while image.next_bytes()?.is_some() {
-        messages += 1;
-    }
-    Ok(messages)
+    std::iter::from_fn(|| image.next_bytes().transpose()).collect()
 }
 
 /// Begins an image.

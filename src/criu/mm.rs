@@ -1,19 +1,29 @@
 //! `mm-PID.img`: the mappings of a process that was dumped (images/mm.proto, vma.proto).
+//!
+//! CRIU before 4.2 does not see which mappings a child is to find empty (MADV_WIPEONFORK). glibc keeps the state of its
+//! random numbers in such a one, and relies on it: parents and children would give the same numbers. The image has room for
+//! it, and a restore does what it finds there.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::fs::{self, File};
+use std::io::{BufReader, Cursor};
 use std::ops::Range;
 use std::path::Path;
 
-use nix::libc::{MAP_ANONYMOUS, MAP_HUGETLB, MAP_LOCKED, MAP_PRIVATE};
+use nix::libc::{MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_HUGETLB, MAP_LOCKED, MAP_PRIVATE};
 use prost::Message;
+use prost::encoding::{self, DecodeContext, WireType};
 
-use super::image::{ImageError, messages};
+use super::image::{ImageError, bytes, head, messages};
 
 /// criu/include/magic.h.
 const MAGIC: u32 = 0x5749_2820;
-/// Mappings that the kernel makes: vsyscall, vDSO, vvar (criu/include/image.h).
-const KERNELS_OWN: u32 = 1 << 2 | 1 << 3 | 1 << 12;
+/// Mappings that the kernel makes: vsyscall, vDSO, vvar, shadow stacks (criu/include/image.h).
+const KERNELS_OWN: u32 = 1 << 2 | 1 << 3 | 1 << 12 | 1 << 15;
+/// Where a message of mappings has them, and where each has its advice.
+const MAPPINGS: u32 = 14;
+const ADVICE: u32 = 9;
+/// What a child does not have as its parent has it: the kernel tells a pager of the child, and not of that.
+const NOT_FOR_CHILDREN: u64 = 1 << MADV_DONTFORK | 1 << MADV_WIPEONFORK;
 
 #[derive(Clone, PartialEq, Message)]
 struct Mm {
@@ -31,10 +41,13 @@ struct Mapping {
     flags: u32,
     #[prost(uint32, required, tag = "7")]
     status: u32,
+    /// A bit for each number of madvise(2).
+    #[prost(uint64, optional, tag = "9")]
+    advice: Option<u64>,
 }
 
 impl Mapping {
-    /// CRIU's vma_entry_can_be_lazy(): what it will hand to the pager.
+    /// CRIU's vma_entry_can_be_lazy(): what it will hand to the pager; but for what a pager cannot follow.
     fn can_be_lazy(&self) -> bool {
         let has = |flag: i32| self.flags & flag as u32 != 0;
         has(MAP_ANONYMOUS)
@@ -42,6 +55,7 @@ impl Mapping {
             && !has(MAP_LOCKED)
             && !has(MAP_HUGETLB)
             && self.status & KERNELS_OWN == 0
+            && self.advice.unwrap_or(0) & NOT_FOR_CHILDREN == 0
     }
 }
 
@@ -66,6 +80,52 @@ pub fn lazy(images: &Path, pid: i32) -> Result<Vec<Range<u64>>, ImageError> {
     Ok(ranges)
 }
 
+/// Has the mappings of `pid` in `ranges` be emptied for children, in the image that CRIU has just written.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn wipe_on_fork(images: &Path, pid: i32, ranges: &[Range<u64>]) -> Result<(), ImageError> {
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    let path = images.join(format!("mm-{pid}.img"));
+    let io = |cause| ImageError::Io { path: path.clone(), cause };
+    let damaged = |what: String| ImageError::Damaged { path: path.clone(), what };
+    let image = fs::read(&path).map_err(io)?;
+    let mut output = Vec::new();
+    head(&mut output, MAGIC).map_err(io)?;
+    for message in bytes(&path, (image.as_slice(), image.len() as u64), MAGIC)? {
+        let message = advised(&message, ranges).map_err(|e| damaged(e.to_string()))?;
+        output.extend((message.len() as u32).to_ne_bytes());
+        output.extend(message);
+    }
+    fs::write(&path, output).map_err(io)
+}
+
+/// The message of all mappings with more advice for some of them. Field by field, as it has more of them than are known here.
+fn advised(message: &[u8], ranges: &[Range<u64>]) -> Result<Vec<u8>, prost::DecodeError> {
+    let (mut input, mut output) = (Cursor::new(message), Vec::with_capacity(message.len()));
+    let at = |input: &Cursor<&[u8]>| input.position() as usize;
+    while at(&input) < message.len() {
+        let begun = at(&input);
+        let (tag, kind) = encoding::decode_key(&mut input)?;
+        if (tag, kind) != (MAPPINGS, WireType::LengthDelimited) {
+            encoding::skip_field(kind, tag, &mut input, DecodeContext::default())?;
+            output.extend(&message[begun..at(&input)]);
+            continue;
+        }
+        let mut field = Vec::new();
+        encoding::bytes::merge(kind, &mut field, &mut input, DecodeContext::default())?;
+        let mapping = Mapping::decode(field.as_slice())?;
+        if ranges.iter().any(|range| range.start <= mapping.start && mapping.end <= range.end) {
+            // Of a field that comes twice the last one counts.
+            encoding::uint64::encode(ADVICE, &(mapping.advice.unwrap_or(0) | 1 << MADV_WIPEONFORK), &mut field);
+        }
+        encoding::bytes::encode(MAPPINGS, &field, &mut output);
+    }
+    Ok(output)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,7 +133,13 @@ mod tests {
 
     #[test]
     fn what_criu_hands_over() {
-        let heap = Mapping { start: 0x1000, end: 0x3000, flags: (MAP_PRIVATE | MAP_ANONYMOUS) as u32, status: 0x201 };
+        let heap = Mapping {
+            start: 0x1000,
+            end: 0x3000,
+            flags: (MAP_PRIVATE | MAP_ANONYMOUS) as u32,
+            status: 0x201,
+            advice: None,
+        };
         let at = |start: u64, mapping: Mapping| Mapping { start, end: start + 0x1000, ..mapping };
         let flagged = |flag: i32| Mapping { flags: heap.flags | flag as u32, ..heap };
         let mappings = vec![
@@ -84,6 +150,7 @@ mod tests {
             at(0x6000, flagged(MAP_HUGETLB)),
             at(0x7000, Mapping { flags: MAP_PRIVATE as u32, ..heap }),
             at(0x8000, Mapping { status: 1 << 12, ..heap }),
+            at(0x9000, Mapping { advice: Some(1 << MADV_DONTFORK), ..heap }),
         ];
         let dir = tempfile::tempdir().unwrap();
         let mut bytes = Vec::new();
@@ -92,5 +159,41 @@ mod tests {
         std::fs::write(dir.path().join("mm-712.img"), bytes).unwrap();
         assert_eq!(lazy(dir.path(), 712).unwrap(), [0x1000..0x4000, 0x5000..0x6000]);
         assert!(lazy(dir.path(), 713).is_err());
+    }
+
+    /// With a field that is not known here, before and behind.
+    #[test]
+    fn advice_is_added_and_the_rest_stays() {
+        let heap = Mapping { start: 0x1000, end: 0x3000, flags: 0x22, status: 0x201, advice: None };
+        let random = Mapping { start: 0x5000, end: 0x6000, advice: Some(1 << 16), ..heap };
+        let entry = |mapping: &Mapping| {
+            let mut field = mapping.encode_to_vec();
+            encoding::string::encode(12, &"unknown".to_owned(), &mut field);
+            field
+        };
+        let message = |entries: &[Vec<u8>]| {
+            let mut message = Vec::new();
+            encoding::uint64::encode(1, &0x7777, &mut message);
+            entries.iter().for_each(|entry| encoding::bytes::encode(MAPPINGS, entry, &mut message));
+            encoding::uint64::encode(11, &3, &mut message);
+            message
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mm-5.img");
+        let mut image = Vec::new();
+        head(&mut image, MAGIC).unwrap();
+        let before = message(&[entry(&heap), entry(&random)]);
+        image.extend((before.len() as u32).to_ne_bytes());
+        image.extend(&before);
+        fs::write(&path, &image).unwrap();
+        wipe_on_fork(dir.path(), 5, &[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), image);
+        wipe_on_fork(dir.path(), 5, &[0x4000..0x5000, 0x5000..0x6000]).unwrap();
+        let mut added = entry(&random);
+        encoding::uint64::encode(ADVICE, &(1 << 16 | 1 << MADV_WIPEONFORK), &mut added);
+        assert_eq!(fs::read(&path).unwrap()[12..], message(&[entry(&heap), added]));
+        assert_eq!(lazy(dir.path(), 5).unwrap(), vec![0x1000..0x3000], "CRIU reads the other one itself");
+        fs::write(&path, &image[..image.len() - 1]).unwrap();
+        assert!(wipe_on_fork(dir.path(), 5, std::slice::from_ref(&(0..1))).is_err());
     }
 }

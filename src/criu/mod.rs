@@ -3,7 +3,7 @@
 mod dump;
 pub mod image;
 pub(crate) mod log;
-mod mm;
+pub(crate) mod mm;
 pub mod page_server;
 pub mod pagemap;
 pub mod plain;

@@ -1,6 +1,7 @@
 //! What a process's memory is like, mapping by mapping: /proc/PID/smaps.
 
 use std::io;
+use std::ops::Range;
 
 use crate::paths::Paths;
 
@@ -17,6 +18,8 @@ pub struct Area {
     pub swap: u64,
     /// Whether a userfaultfd is asked for what is missing (flag `um`).
     pub served: bool,
+    /// Whether a child finds it empty (flag `wf`, MADV_WIPEONFORK of madvise(2)).
+    pub wiped: bool,
 }
 
 impl Area {
@@ -39,7 +42,10 @@ pub fn parse(text: &str) -> Vec<Area> {
         match key {
             "Rss" => area.rss = bytes().unwrap_or(0),
             "Swap" => area.swap = bytes().unwrap_or(0),
-            "VmFlags" => area.served = value.split_ascii_whitespace().any(|flag| flag == "um"),
+            "VmFlags" => {
+                let has = |flag: &str| value.split_ascii_whitespace().any(|f| f == flag);
+                (area.served, area.wiped) = (has("um"), has("wf"));
+            }
             _ => {}
         }
     }
@@ -51,6 +57,15 @@ fn range(line: &str) -> Option<(u64, u64)> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
     let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
     (start <= end).then_some((start, end))
+}
+
+/// What of the memory of process `pid` its children find empty.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn wiped(pid: i32) -> io::Result<Vec<Range<u64>>> {
+    let areas = parse(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?);
+    Ok(areas.into_iter().filter(|area| area.wiped).map(|area| area.start..area.end).collect())
 }
 
 /// What of the memory of process `pid` a pager may still have to bring, bytes; a process that is gone misses nothing.

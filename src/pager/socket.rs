@@ -53,7 +53,8 @@ pub fn listen(work_dir: &Path) -> io::Result<UnixListener> {
 pub fn count_tasks(images: &Path) -> io::Result<usize> {
     let path = images.join(pstree::NAME);
     let image = fs::read(&path)?;
-    image::count(&path, (image.as_slice(), image.len() as u64), pstree::MAGIC).map_err(io::Error::other)
+    let tasks = image::bytes(&path, (image.as_slice(), image.len() as u64), pstree::MAGIC);
+    tasks.map(|tasks| tasks.len()).map_err(io::Error::other)
 }
 
 /// Waits for CRIU and hears of its `count` tasks.
@@ -130,8 +131,10 @@ mod tests {
 
     #[test]
     fn tasks_are_counted() {
-        let count =
-            |bytes: &[u8]| image::count(Path::new("pstree.img"), (bytes, bytes.len() as u64), pstree::MAGIC).ok();
+        let count = |bytes: &[u8]| {
+            let tasks = image::bytes(Path::new("pstree.img"), (bytes, bytes.len() as u64), pstree::MAGIC);
+            tasks.ok().map(|tasks| tasks.len())
+        };
         assert_eq!(count(&tasks(&[])), Some(0));
         assert_eq!(count(&tasks(&[b"abc", b"", b"defgh"])), Some(3));
         let whole = tasks(&[b"abc", b"defgh"]);

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::precopy::{self, Precopied, Where};
 use super::{ExternalFile, UnitRecord, UnitState, carry, complete, huge, manifest, oom, timers};
-use crate::criu::{Dump, Externals, PageError, PageServer, plain};
-use crate::inspect::{self, UnitProcs};
+use crate::criu::{Dump, Externals, PageError, PageServer, mm, plain};
+use crate::inspect::{self, UnitProcs, smaps};
 use crate::net::repair;
 use crate::store::arena::Arena;
 use crate::store::ram::Ram;
@@ -133,6 +133,9 @@ impl Plan {
         images: &Path,
     ) -> Result<()> {
         Freezer::of(&self.status.cgroup).freeze().context("its control group cannot be frozen")?;
+        for process in procs.processes.iter().filter(|p| !p.is_zombie()) {
+            mm::wipe_on_fork(images, process.pid, &smaps::wiped(process.pid)?)?;
+        }
         complete::check(procs, &plain::finish(server.finish()?, images)?)?;
         if let Some(table) = ram.map(Ram::table) {
             tracing::info!("{}: {} MiB of its memory are in RAM", self.unit, table.bytes() >> 20);
