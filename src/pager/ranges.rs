@@ -71,7 +71,11 @@ impl Missing {
 
     /// These are missing after all.
     pub fn again(&mut self, pieces: &[Piece]) {
-        self.pieces.extend(pieces.iter().map(|piece| (piece.start, *piece)));
+        for piece in pieces {
+            // Two may have found out.
+            self.remove(piece.start, piece.end());
+            self.pieces.insert(piece.start, *piece);
+        }
     }
 
     /// Whether nothing is missing.
