@@ -5,7 +5,7 @@
 //! it, and a restore does what it finds there.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor};
+use std::io::BufReader;
 use std::ops::Range;
 use std::path::Path;
 
@@ -104,14 +104,13 @@ pub fn wipe_on_fork(images: &Path, pid: i32, ranges: &[Range<u64>]) -> Result<()
 
 /// The message of all mappings with more advice for some of them. Field by field, as it has more of them than are known here.
 fn advised(message: &[u8], ranges: &[Range<u64>]) -> Result<Vec<u8>, prost::DecodeError> {
-    let (mut input, mut output) = (Cursor::new(message), Vec::with_capacity(message.len()));
-    let at = |input: &Cursor<&[u8]>| input.position() as usize;
-    while at(&input) < message.len() {
-        let begun = at(&input);
+    let (mut input, mut output) = (message, Vec::with_capacity(message.len()));
+    while !input.is_empty() {
+        let whole = input;
         let (tag, kind) = encoding::decode_key(&mut input)?;
         if (tag, kind) != (MAPPINGS, WireType::LengthDelimited) {
             encoding::skip_field(kind, tag, &mut input, DecodeContext::default())?;
-            output.extend(&message[begun..at(&input)]);
+            output.extend(&whole[..whole.len() - input.len()]);
             continue;
         }
         let mut field = Vec::new();
