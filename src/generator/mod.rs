@@ -20,7 +20,7 @@ use emit::Output;
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
 /// What a restore waits for in the boot; each ends with its work.
-const ON_THE_WAY: [&str; 15] = [
+const ON_THE_WAY: [&str; 17] = [
     "kmod-static-nodes.service",
     "systemd-modules-load.service",
     "systemd-remount-fs.service",
@@ -31,6 +31,8 @@ const ON_THE_WAY: [&str; 15] = [
     "systemd-tmpfiles-setup.service",
     // What is mounted for the kernel's own sake: a sandbox is a copy of what is mounted by then.
     "modprobe@.service",
+    "systemd-binfmt.service",
+    "proc-sys-fs-binfmt_misc.mount",
     "dev-hugepages.mount",
     "dev-mqueue.mount",
     "sys-fs-fuse-connections.mount",
