@@ -297,7 +297,8 @@ impl Systemd {
         Ok(!transient && self.property(&path, I_UNIT, "CanStart")?)
     }
 
-    /// When `unit` was stopped, microseconds of CLOCK_MONOTONIC; `None` where it runs or is about to.
+    /// When `unit` was stopped, microseconds of CLOCK_MONOTONIC; `None` where it runs or is about to. 0 where systemd knows of
+    /// no time at which it was active.
     ///
     /// # Errors
     /// When systemd cannot load it.

@@ -109,8 +109,8 @@ pub fn call_off(systemd: &Systemd, record: Option<&Record>) {
 pub fn start_again(systemd: &Systemd, record: &Record) {
     let targets: Vec<&String> = record.ahead.iter().filter(|name| name.ends_with(".target")).collect();
     let stopped_at = |name: &str| systemd.stopped_at(name).ok().flatten();
-    // A shutdown stops targets before the services behind them.
-    let Some(began) = targets.iter().filter_map(|name| stopped_at(name)).min() else { return };
+    // A shutdown stops targets before the services behind them. What was never active, or was forgotten since, has no time.
+    let Some(began) = targets.iter().filter_map(|name| stopped_at(name)).filter(|at| *at > 0).min() else { return };
     let was_stopped = |name: &str| stopped_at(name).is_some_and(|at| at >= began);
     // Not with all that they want, which is more than what was stopped.
     for target in targets.into_iter().filter(|name| was_stopped(name)) {
