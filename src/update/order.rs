@@ -109,20 +109,23 @@ pub fn call_off(systemd: &Systemd, record: Option<&Record>) {
 pub fn start_again(systemd: &Systemd, record: &Record) {
     let targets: Vec<&String> = record.ahead.iter().filter(|name| name.ends_with(".target")).collect();
     let stopped_at = |name: &str| systemd.stopped_at(name).ok().flatten();
-    // A shutdown stops targets before the services behind them. What was never active, or was forgotten since, has no time.
+    // A shutdown stops targets before the services behind them. What was never active has no time, nor has what systemd has
+    // forgotten since: that was active when the update was armed.
     let Some(began) = targets.iter().filter_map(|name| stopped_at(name)).filter(|at| *at > 0).min() else { return };
-    let was_stopped = |name: &str| stopped_at(name).is_some_and(|at| at >= began);
+    let was_active = |name: &str| record.ahead.iter().any(|other| other == name);
+    let was_stopped = |name: &str| stopped_at(name).is_some_and(|at| at >= began || (at == 0 && was_active(name)));
     // Not with all that they want, which is more than what was stopped.
     for target in targets.into_iter().filter(|name| was_stopped(name)) {
         complain(target, systemd.start_alone(target));
     }
     let stopped = systemd.stopped_units().unwrap_or_else(|e| {
         tracing::error!("{e:#}");
-        record.ahead.clone()
+        Vec::new()
     });
+    let stopped: BTreeSet<&String> = stopped.iter().chain(&record.ahead).collect();
     let is_ours = |name: &str| name.starts_with("kup") || record.units.keys().any(|unit| unit.as_str() == name);
     let startable = |name: &str| AGAIN.iter().any(|kind| name.ends_with(kind)) && !is_ours(name);
-    for name in stopped.iter().filter(|name| startable(name) && was_stopped(name)) {
+    for name in stopped.into_iter().filter(|name| startable(name) && was_stopped(name)) {
         if systemd.can_start(name).unwrap_or(false) {
             complain(name, systemd.start(name));
         }
