@@ -78,7 +78,7 @@ impl Tracker {
 
     /// Whether a worker is under way that was asked to start here.
     pub fn has_worker(&self) -> bool {
-        matches!(self.lock().worker, Some(Worker::Running(_)))
+        self.lock().has_worker()
     }
 
     /// Whether the worker has written its last, and is about to end.
@@ -94,7 +94,7 @@ impl Tracker {
     pub fn is_live(&self) -> bool {
         let inner = self.lock();
         let fresh = |t: SystemTime| t.elapsed().map_or(true, |age| age < STALE);
-        matches!(inner.worker, Some(Worker::Running(_)))
+        inner.has_worker()
             || (inner.shown.as_ref().is_some_and(|v| !v.rests()) && inner.seen.is_some_and(|(t, _)| fresh(t)))
     }
 
@@ -170,6 +170,10 @@ pub enum Obstacle {
 }
 
 impl Inner {
+    fn has_worker(&self) -> bool {
+        matches!(self.worker, Some(Worker::Running(_)))
+    }
+
     /// What is to be shown: the record once the expected worker wrote it, until then what was asked for.
     fn current(&self) -> Option<UpdateView> {
         let record = self.record.as_ref().and_then(|r| r.as_ref().ok());

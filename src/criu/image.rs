@@ -118,6 +118,11 @@ pub(crate) fn head(output: &mut impl Write, magic: u32) -> io::Result<()> {
 
 /// Adds a message to an image.
 pub(crate) fn message(output: &mut impl Write, message: &impl Message) -> io::Result<()> {
-    output.write_all(&(message.encoded_len() as u32).to_ne_bytes())?;
-    output.write_all(&message.encode_to_vec())
+    frame(output, &message.encode_to_vec())
+}
+
+/// The same for one that is encoded already.
+pub(crate) fn frame(output: &mut impl Write, message: &[u8]) -> io::Result<()> {
+    output.write_all(&(message.len() as u32).to_ne_bytes())?;
+    output.write_all(message)
 }

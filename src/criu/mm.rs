@@ -13,7 +13,7 @@ use nix::libc::{MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_HUGETLB, MAP_
 use prost::Message;
 use prost::encoding::{self, DecodeContext, WireType};
 
-use super::image::{ImageError, bytes, head, messages};
+use super::image::{ImageError, bytes, frame, head, messages};
 
 /// criu/include/magic.h.
 const MAGIC: u32 = 0x5749_2820;
@@ -96,8 +96,7 @@ pub fn wipe_on_fork(images: &Path, pid: i32, ranges: &[Range<u64>]) -> Result<()
     head(&mut output, MAGIC).map_err(io)?;
     for message in bytes(&path, (image.as_slice(), image.len() as u64), MAGIC)? {
         let message = advised(&message, ranges).map_err(|e| damaged(e.to_string()))?;
-        output.extend((message.len() as u32).to_ne_bytes());
-        output.extend(message);
+        frame(&mut output, &message).map_err(io)?;
     }
     fs::write(&path, output).map_err(io)
 }
@@ -182,8 +181,7 @@ mod tests {
         let mut image = Vec::new();
         head(&mut image, MAGIC).unwrap();
         let before = message(&[entry(&heap), entry(&random)]);
-        image.extend((before.len() as u32).to_ne_bytes());
-        image.extend(&before);
+        frame(&mut image, &before).unwrap();
         fs::write(&path, &image).unwrap();
         wipe_on_fork(dir.path(), 5, &[]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), image);

@@ -1,6 +1,6 @@
-//! What kup-update.service, kup-settle.service and kup-checkpoint.service do last (`ExecStopPost=`, which runs even where they were killed):
-//! nothing of an update that died half-way may stay loaded, pinned or frozen, and no shutdown go on with services that were not
-//! checkpointed.
+//! What kup-update.service, kup-settle.service and kup-checkpoint.service do last (`ExecStopPost=`, which runs even where
+//! they were killed): nothing of an update that died half-way may stay loaded, pinned or frozen, and no shutdown go on with
+//! services that were not checkpointed.
 
 use std::time::Duration;
 

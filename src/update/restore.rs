@@ -50,8 +50,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     let systemd = Systemd::connect()?;
     // A reverse update is a way back as well: there is nowhere else to go.
     let last_chance = back || record.reverses.is_some();
-    let units: Vec<UnitName> =
-        record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(n, _)| n.clone()).collect();
+    let units = resumable(&record);
     let resumed = thread::scope(|scope| {
         let (_enough, wanted) = mpsc::channel::<()>();
         // What the boot makes of directories waits for it, and what tasks write waits for it, too.
@@ -154,6 +153,11 @@ fn begin(paths: &Paths, record: &mut Record, back: bool) -> Result<()> {
     Ok(record.advance(Event::OldKernel, &paths.record())?)
 }
 
+/// Units whose images may still be used.
+fn resumable(record: &Record) -> Vec<UnitName> {
+    record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(name, _)| name.clone()).collect()
+}
+
 /// Encrypted images are made readable. Where they cannot be, the other kernel may still manage to; after that they are as
 /// good as lost.
 fn unlock_images(paths: &Paths, record: &mut Record, last_chance: bool) -> Result<()> {
@@ -175,12 +179,10 @@ fn unlock_images(paths: &Paths, record: &mut Record, last_chance: bool) -> Resul
 fn verify_images(paths: &Paths, systemd: &Systemd, record: &mut Record) {
     let phase = record.begin("verify");
     let (images, top) = (paths.images(record.id.as_str()), paths.state_dir());
-    let units: Vec<UnitName> =
-        record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(name, _)| name.clone()).collect();
-    for name in &units {
+    for name in resumable(record) {
         if let Err(e) = trust::only_ours(&images.join(name.as_str()), &top) {
-            lose(record, name, format!("its image is not to be trusted: {e:#}"));
-        } else if let Err(e) = memory::begin(systemd, name) {
+            lose(record, &name, format!("its image is not to be trusted: {e:#}"));
+        } else if let Err(e) = memory::begin(systemd, &name) {
             // Whoever waits for the pager asks for it once more.
             tracing::warn!("{name}: {e:#}");
         }

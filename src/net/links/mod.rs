@@ -1,7 +1,8 @@
 //! Addresses and routes of links over the switch, so that a restore need not wait for systemd-networkd.
 //!
 //! Only of devices, as others (bridges, VLANs) are made by networkd itself; and only where networkd has configured addresses
-//! that do not expire: it finds them as it would have made them, and keeps them. What comes from a server (DHCP, router advertisements) it would take away and ask for again.
+//! that do not expire: it finds them as it would have made them, and keeps them. What comes from a server (DHCP, router
+//! advertisements) it would take away and ask for again.
 
 pub mod drivers;
 mod shown;

@@ -33,10 +33,8 @@ pub fn ask(paths: &Paths, settings: &Settings, needed: u64) -> Vec<Finding> {
             let mut found = judge(dir, needed, fs.blocks_available() * fs.fragment_size(), settings.max_image_mib);
             found.extend(trust::only_ours(dir, &paths.state_dir()).err().map(|e| not_ours(&e)));
             if found.is_empty() && needed > 0 {
-                found.push(speed(dir).map_or_else(
-                    |e| unwritable(dir, &e),
-                    |speed| if to_disk { in_time(needed, speed) } else { cost(needed, speed) },
-                ));
+                let judge = if to_disk { in_time } else { cost };
+                found.push(speed(dir).map_or_else(|e| unwritable(dir, &e), |speed| judge(needed, speed)));
             }
             found
         }

@@ -30,22 +30,27 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let services = start_services(ctx, KEYS)?;
     let apt = ctx.install_new_kernel()?;
     expect_hint(ctx, &apt)?;
-    let before = observe(ctx)?;
+    let (before, initrd) = (observe(ctx)?, stock_initrd(ctx)?);
     let clients = Clients::start(ctx, KEYS)?;
     let record = update_and_compare(ctx, &services, &before, clients)?;
     for (name, took) in guest::phases(&record) {
         ctx.figure(&name, took, "s");
     }
     verify(ctx, KEYS)?;
-    expect_small_initrd(ctx)
+    expect_small_initrd(ctx, &initrd)
 }
 
-/// The target has begun with an initrd for this machine alone; the boot loader keeps the distribution's.
-fn expect_small_initrd(ctx: &mut Ctx) -> Result<()> {
+/// Size and time of the initrd that the distribution has made for the target.
+fn stock_initrd(ctx: &Ctx) -> Result<String> {
+    ctx.vm.ssh(&format!("stat -c '%s %Y' /boot/initrd.img-{}", ctx.about().new_kernel))
+}
+
+/// The target has begun with an initrd for this machine alone; the boot loader keeps the distribution's, as it was `before`.
+fn expect_small_initrd(ctx: &mut Ctx, before: &str) -> Result<()> {
     let used = ctx.vm.ssh("journalctl -b -k -o cat | sed -n 's/^Freeing initrd memory: \\([0-9]*\\)K$/\\1/p'")?;
     let used: u64 = used.trim().parse().context("the kernel does not say how large its initrd was")?;
-    let stock = ctx.vm.ssh(&format!("stat -c %s /boot/initrd.img-{}", ctx.about().new_kernel))?;
-    let stock = stock.trim().parse::<u64>()? >> 10;
+    ensure!(stock_initrd(ctx)? == before, "the boot loader's initrd has changed");
+    let stock = before.split(' ').next().unwrap_or_default().parse::<u64>()? >> 10;
     ctx.figure("initrd: the distribution's", stock as f64, "KiB");
     ctx.figure("initrd: the one that was used", used as f64, "KiB");
     ensure!(used < stock, "the target has begun with {used} KiB, the distribution's initrd has {stock} KiB");
