@@ -53,7 +53,8 @@ pub fn update(paths: &Paths) -> Result<()> {
     })
 }
 
-/// Gives up an update that waits for `systemctl kexec`, or one whose worker died before the switch.
+/// Gives up an update that waits for `systemctl kexec`, or one whose worker died before the switch. After one that ended and
+/// left the boot loader pinned, takes that back.
 ///
 /// # Errors
 /// When there is none, or it is past the point where it can be given up.
@@ -72,7 +73,10 @@ pub fn abort(paths: &Paths) -> Result<()> {
             }
             undo::give_up_switch(paths, &systemd, &mut record, "the shutdown was cancelled, and the update given up")
         }
-        state => bail!("update {} is {}: it cannot be given up", record.id, state.as_str()),
+        state if record.pin_left().is_none() => {
+            bail!("update {} is {}: it cannot be given up", record.id, state.as_str())
+        }
+        _ => undo::let_go(paths, &mut record),
     }
 }
 

@@ -15,7 +15,7 @@ pub use systemd_boot::SystemdBoot;
 
 use crate::paths::Paths;
 use crate::preflight::{Finding, Severity};
-use crate::update::Pin;
+use crate::update::{Pin, Record};
 
 const GRUB: &str = "grub";
 const SYSTEMD_BOOT: &str = "systemd-boot";
@@ -122,7 +122,21 @@ pub fn findings(paths: &Paths) -> Vec<Finding> {
         ],
     };
     found.extend(efi::boot_next(paths));
+    found.extend(pinned(paths));
     found
+}
+
+/// What the last update has left.
+fn pinned(paths: &Paths) -> Option<Finding> {
+    // A record that cannot be read has a finding of its own.
+    let record = Record::load(&paths.record()).ok()??;
+    record.pin_left()?;
+    let (id, kernel) = (&record.id, record.old_kernel());
+    let message = format!(
+        "the boot loader boots kernel {kernel} whatever else is installed since update {id} did not go well; the next \
+         update that does ends that"
+    );
+    Some(Finding::warning("boot.pinned", message).fix("kup abort"))
 }
 
 /// A reset would not lead to the old kernel by itself.

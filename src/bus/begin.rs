@@ -19,7 +19,7 @@ use crate::preflight::Report;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_FAILURE, UPDATE_REQUEST, UpdateRequest};
 use crate::sys::atomic;
 use crate::unit::UnitName;
-use crate::update::{State, UpdateId};
+use crate::update::{Record, State, UpdateId};
 
 const CHECK_UNIT: &str = "kup-check.service";
 const UPDATE_UNIT: &str = "kup-update.service";
@@ -133,7 +133,12 @@ fn busy(update: &UpdateView) -> String {
     }
 }
 
-/// Gives up the armed update.
+/// Did the last update end with the boot loader pinned?
+fn leaves_a_pin(daemon: &Daemon) -> bool {
+    matches!(Record::load(&daemon.paths.record()), Ok(Some(record)) if record.pin_left().is_some())
+}
+
+/// Gives up the armed update, or takes away the pin that the last one has left.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] when there is none to give up, [`Error::Busy`] when it is too late, [`Error::Failed`].
@@ -147,6 +152,7 @@ pub async fn abort(daemon: &Daemon, conn: &Connection) -> Result<(), Error> {
         // The worker knows whether the switch is still under way.
         Some(update) if update.state == State::Switching => {}
         Some(update) if !update.state.is_final() => return Err(Error::Busy(busy(&update))),
+        Some(_) if leaves_a_pin(daemon) => {}
         _ => return Err(Error::InvalidArgument("no update is armed".into())),
     }
     systemd::run(conn, ABORT_UNIT).await?;

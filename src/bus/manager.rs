@@ -119,7 +119,8 @@ impl Manager {
         begin::update(&self.daemon, conn, wanted).await
     }
 
-    /// Gives up the update that is armed: the target is unloaded and the boot loader is as it was before.
+    /// Gives up the update that is armed: the target is unloaded and the boot loader is as it was before. After one that
+    /// ended and left the boot loader pinned to the old kernel, takes that back.
     async fn abort(&self, #[zbus(connection)] conn: &Connection, #[zbus(header)] header: Header<'_>) -> Result<()> {
         let _open = self.daemon.open_call();
         allow(conn, &header, Action::Stage).await?;

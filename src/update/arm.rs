@@ -32,7 +32,8 @@ pub struct Refused(String);
 pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let mut settings = Settings::load(paths)?;
     let lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
-    match Record::load(&paths.record())? {
+    let old = Record::load(&paths.record())?;
+    match &old {
         Some(old) if !old.state().is_final() => {
             bail!("update {} is still {}; 'kup abort' gives it up", old.id, old.state().as_str());
         }
@@ -44,6 +45,7 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let mut record = Record::new(request.id.clone(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.stage_only = request.stage_only;
     record.reverses = request.reverses.clone();
+    record.earlier_pin = old.and_then(|old| old.pin_left().cloned());
     let running = fs::read_to_string(paths.cmdline())?;
     go(paths, &settings, lock, record, &running, &|unit| request.allow_restart.contains(unit))
 }
@@ -63,6 +65,7 @@ pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     let target = choose_target(paths, Some(&failed.source))?;
     let mut record = Record::new(UpdateId::now(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.reverses = Some(failed.id.clone());
+    record.earlier_pin = failed.pin_left().cloned();
     record.reason = Some(reason.into());
     tracing::error!("update {} takes update {} back: {reason}", record.id, failed.id);
     go(paths, &settings, lock, record, &failed.cmdline, &|_| true)
@@ -111,6 +114,7 @@ fn check(
     if let Err(e) = accepted.and_then(|()| memory::all_there(&Systemd::connect()?, record)) {
         let reason = format!("{e:#}");
         record.reason = Some(reason.clone());
+        record.pin = record.earlier_pin.take();
         record.advance(Event::Refuse, &paths.record())?;
         bless::finish(paths, record)?;
         return Err(Refused(reason).into());

@@ -67,10 +67,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     };
     faults::at("bless.begun")?;
     let phase = record.begin("bless");
-    let pin = record.pin.as_ref().context("the record does not say how the boot loader was pinned");
-    let blessed = pin
-        .and_then(|pin| boot::of(pin, paths)?.bless(pin, &record.target.release))
-        .and_then(|()| kernel::Staged::remove(paths));
+    let blessed = make_default(paths, &mut record).and_then(|()| kernel::Staged::remove(paths));
     record.end(phase);
     faults::at("bless.blessed")?;
     let event = match (&blessed, &record.reverses) {
@@ -85,6 +82,17 @@ pub fn run(paths: &Paths) -> Result<()> {
     record.advance(event, &paths.record())?;
     finish(paths, &mut record)?;
     blessed
+}
+
+/// Makes the kernel that runs what boots by default, and takes all pins away.
+fn make_default(paths: &Paths, record: &mut Record) -> Result<()> {
+    let mut pin = record.pin.clone().context("the record does not say how the boot loader was pinned")?;
+    if let Some(earlier) = &record.earlier_pin {
+        pin.before.clone_from(&earlier.before);
+    }
+    boot::of(&pin, paths)?.bless(&pin, &record.target.release)?;
+    (record.pin, record.earlier_pin) = (None, None);
+    Ok(())
 }
 
 /// What every ended update does: history line, images gone, and that written down; a boot that does not find it so does

@@ -72,8 +72,11 @@ pub struct Record {
     pub ahead: Vec<String>,
     /// No process of the new boot may get a PID at or below it.
     pub pid_floor: u32,
-    /// How the boot loader was pinned, so that it can be unpinned.
+    /// How the boot loader is pinned, so that it can be unpinned. An update that ended badly behind the switch leaves it so.
     pub pin: Option<Pin>,
+    /// The pin that an update before this one has left so: where this one is given up, it is in force again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_pin: Option<Pin>,
     /// Local addresses that restored TCP sockets are bound to; restore waits for them.
     pub addresses: Vec<IpAddr>,
     /// Every marked unit.
@@ -252,6 +255,7 @@ impl Record {
             ahead: Vec::new(),
             pid_floor: 0,
             pin: None,
+            earlier_pin: None,
             addresses: Vec::new(),
             units: BTreeMap::new(),
             phases: Vec::new(),
@@ -266,6 +270,11 @@ impl Record {
     /// The kernel that boots by default while the update is under way. A reverse update leaves one that is not to boot again.
     pub fn old_kernel(&self) -> &str {
         if self.reverses.is_some() { &self.target.release } else { &self.source }
+    }
+
+    /// The pin that is in force though the update has ended.
+    pub fn pin_left(&self) -> Option<&Pin> {
+        self.pin.as_ref().filter(|_| self.state.is_final())
     }
 
     /// The units that stand so.

@@ -92,13 +92,29 @@ pub fn lost_kernel(paths: &Paths, record: &Record) -> Result<Option<String>> {
     Ok(needed.into_iter().find_map(reason))
 }
 
-/// Takes the record's pin away; a record without one is of an update that had not come to that.
+/// Takes the record's pin away; a record without one is of an update that had not come to that. What an update before this
+/// one has left is in force again. The caller saves the record; doing it twice is fine.
 ///
 /// # Errors
 /// As [`boot::BootLoader::unpin`].
-pub fn unpin(paths: &Paths, record: &Record) -> Result<()> {
-    let Some(pin) = &record.pin else { return Ok(()) };
-    boot::of(pin, paths)?.unpin(pin)
+pub fn unpin(paths: &Paths, record: &mut Record) -> Result<()> {
+    if let Some(pin) = &record.pin {
+        boot::of(pin, paths)?.unpin(pin)?;
+    }
+    record.pin = record.earlier_pin.take();
+    Ok(())
+}
+
+/// Gives the boot loader its own choice back, after an update that ended and left it pinned.
+///
+/// # Errors
+/// As [`unpin`].
+pub fn let_go(paths: &Paths, record: &mut Record) -> Result<()> {
+    while record.pin.is_some() {
+        unpin(paths, record)?;
+        record.save(&paths.record())?;
+    }
+    Ok(())
 }
 
 /// Stops kup-checkpoint.service, which finds nothing to do, and forgets its ordering.

@@ -117,6 +117,33 @@ fn what_was_there_comes_back() {
 }
 
 #[test]
+fn an_update_that_fell_back_leaves_a_pin() {
+    use crate::update::{Event, Record, TargetKernel, undo};
+    let m = Machine::new("GRUB_DEFAULT=0\n");
+    let paths = &m.grub.paths;
+    let (before, said) = (m.files(), || crate::boot::pinned(paths).map(|f| f.id));
+    let update = |id: &str| {
+        let target = TargetKernel { release: NEW.into(), image: "/boot/vmlinuz".into(), initrd: None };
+        Record::new(id.parse().unwrap(), OLD.into(), "b".into(), target)
+    };
+    let mut first = update("1");
+    assert_eq!(said(), None);
+    first.pin = Some(m.pin(OLD).unwrap());
+    first.advance(Event::Abort, &paths.record()).unwrap();
+    assert_eq!(said().as_deref(), Some("boot.pinned"));
+
+    let mut second = update("2");
+    second.earlier_pin = first.pin_left().cloned();
+    second.pin = Some(m.pin(OLD).unwrap());
+    undo::unpin(paths, &mut second).unwrap();
+    second.advance(Event::Abort, &paths.record()).unwrap();
+    assert_eq!((&second.pin, &second.earlier_pin, m.boots().as_str()), (&first.pin, &None, OLD), "as it was before");
+
+    undo::let_go(paths, &mut second).unwrap();
+    assert_eq!((said(), m.files()), (None, before));
+}
+
+#[test]
 fn blessed() {
     let m = Machine::new("GRUB_DEFAULT=0\n");
     let pin = m.pin(OLD).unwrap();

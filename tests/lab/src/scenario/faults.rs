@@ -33,8 +33,10 @@ pub const SCENARIOS: [Scenario; 6] = [
 
 const KEYS: Keys = Keys { count: 256, size: 8 << 10 };
 const UNITS: [&str; 2] = ["memcached.service", "redis-server.service"];
-/// Name of the saved state that each cell starts from.
+/// Name of the saved state that cells of arming start from.
 const SET_UP: &str = "faults";
+/// Name of the saved state that all others start from: the update is armed, the moment of the switch is the administrator's.
+const ARMED: &str = "faults-armed";
 /// How long a cell may take: an update, a reset, a boot, and on a machine that is busy.
 const LIMIT: Duration = Duration::from_secs(900);
 /// kup's units that a fault can happen in.
@@ -57,16 +59,18 @@ enum End {
 fn table(ctx: &mut Ctx, fault: &str) -> Result<()> {
     let before = set_up(ctx)?;
     ctx.vm.savevm(SET_UP)?;
+    ctx.vm.ssh("kup update --yes --stage-only")?;
+    ctx.vm.savevm(ARMED)?;
     let mut wrong = Vec::new();
-    for (n, step) in STEPS.iter().enumerate() {
+    for step in STEPS {
         if fault == "image" && !has_image(step) {
             println!("   {fault:>7} at {step:<22} cannot be: there is no image that would still be used");
             continue;
         }
-        if n > 0 {
-            ctx.vm.loadvm(SET_UP)?;
-        }
-        let verdict = cell(ctx, step, fault, &before);
+        let (state, command) =
+            if step.starts_with("arm.") { (SET_UP, "kup update --yes") } else { (ARMED, "systemctl kexec") };
+        ctx.vm.loadvm(state)?;
+        let verdict = cell(ctx, step, fault, command, &before);
         let line = match &verdict {
             Ok(end) => format!("{fault:>7} at {step:<22} {end:?}"),
             Err(e) => format!("{fault:>7} at {step:<22} WRONG: {e:#}"),
@@ -82,6 +86,7 @@ fn table(ctx: &mut Ctx, fault: &str) -> Result<()> {
         }
     }
     ctx.vm.delvm(SET_UP)?;
+    ctx.vm.delvm(ARMED)?;
     ensure!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
     Ok(())
 }
@@ -111,11 +116,11 @@ fn set_up(ctx: &mut Ctx) -> Result<Vec<Service>> {
     UNITS.iter().map(|unit| guest::service(&ctx.vm, unit)).collect()
 }
 
-fn cell(ctx: &mut Ctx, step: &str, fault: &str, before: &[Service]) -> Result<End> {
+fn cell(ctx: &mut Ctx, step: &str, fault: &str, command: &str, before: &[Service]) -> Result<End> {
     let boot = ctx.vm.boot_id()?;
     ctx.vm.put_bytes(format!("FAILPOINTS={step}=return({fault})\n").as_bytes(), "/etc/kup/faults")?;
     let console = ctx.vm.serial_log().len();
-    let out = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    let out = ctx.vm.try_ssh(command, Duration::from_secs(300));
     ctx.vm.drop_connection();
     let record = ctx.eventually(LIMIT, |ctx| ended(ctx, &boot))?;
     let happened = ctx.vm.serial_log()[console..].contains(&format!("kup: fault {fault} at {step}"));
