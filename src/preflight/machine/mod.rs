@@ -4,6 +4,7 @@ mod boot;
 mod criu;
 mod encryption;
 mod kexec;
+mod limits;
 mod memory;
 mod packages;
 mod space;
@@ -30,6 +31,7 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, needs: &Ne
     report.machine.extend(kexec::ask(paths));
     report.machine.extend(boot::ask(paths));
     report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
+    report.machine.extend(limits::ask(settings));
     report.machine.extend(space::ask(paths, settings, needs.images));
     report.machine.extend(memory::ask(paths, settings, needs, target.as_deref()));
     if settings.encryption {
