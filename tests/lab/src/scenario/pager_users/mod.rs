@@ -26,7 +26,7 @@ pub const SCENARIO: Scenario = Scenario {
 /// What nobody changes; redis has 16 MiB more that are changed.
 const KEYS: Keys = Keys::mib(64);
 /// What each filler of a pager waits before a piece, in milliseconds.
-const SLOW: u32 = 100;
+const SLOW: u32 = 200;
 const REDIS: &str = "redis-server.service";
 const GLIBC: &str = "kup-testserver.service";
 const GO: &str = "lab-go.service";
