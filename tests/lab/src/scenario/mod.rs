@@ -4,6 +4,7 @@ mod abort;
 mod afterwards;
 mod automatic;
 mod boot;
+mod cancelled;
 mod concurrent;
 mod confinement;
 mod dbus;
@@ -81,6 +82,7 @@ pub const ALL: &[Scenario] = &[
     fallback::NO_LOOP,
     resume_once::SCENARIO,
     concurrent::SCENARIO,
+    cancelled::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
     large::SCENARIO,
