@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Scenario;
-use super::afterwards::expect_nothing_left_but_the_pin;
+use super::afterwards::{expect_no_leftovers, expect_nothing_left_but_the_pin};
 use super::update::{Clients, Observed, expect_same, fill, observe, verify};
 use crate::client::memcached::Keys;
 use crate::guest::{self, Service};
@@ -102,7 +102,20 @@ fn run(ctx: &mut Ctx, trouble: Trouble) -> Result<()> {
     let record = start.expect_back(ctx)?;
     trouble.expect_reason(&record)?;
     clients.finish(ctx)?;
-    start.expect_no_second_attempt(ctx)
+    start.expect_no_second_attempt(ctx)?;
+    expect_pin_let_go(ctx)
+}
+
+/// The boot loader is told to have been left pinned, until the administrator ends that.
+fn expect_pin_let_go(ctx: &mut Ctx) -> Result<()> {
+    ctx.step("kup abort gives the boot loader its own choice back");
+    let pinned = |ctx: &Ctx| ctx.vm.ssh_ok("kup check | grep -F boot.pinned");
+    ensure!(pinned(ctx), "kup check does not say that the boot loader is pinned");
+    ctx.vm.ssh("kup abort")?;
+    ensure!(!pinned(ctx), "kup check says that the boot loader is still pinned");
+    let again = ctx.vm.try_ssh("kup abort", Duration::from_secs(60))?;
+    ensure!(!again.ok() && again.stderr.contains("no update is armed"), "once more: {again:?}");
+    expect_no_leftovers(ctx)
 }
 
 /// The administrator's next attempt does without an initrd of kup's own, which might have been what failed.
