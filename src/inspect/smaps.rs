@@ -20,6 +20,8 @@ pub struct Area {
     pub served: bool,
     /// Whether a child finds it empty (flag `wf`, MADV_WIPEONFORK of madvise(2)).
     pub wiped: bool,
+    /// Whether the kernel may forget its content at any time (flag `dp`, MAP_DROPPABLE of mmap(2), Linux 6.11).
+    pub droppable: bool,
 }
 
 impl Area {
@@ -44,7 +46,7 @@ pub fn parse(text: &str) -> Vec<Area> {
             "Swap" => area.swap = bytes().unwrap_or(0),
             "VmFlags" => {
                 let has = |flag: &str| value.split_ascii_whitespace().any(|f| f == flag);
-                (area.served, area.wiped) = (has("um"), has("wf"));
+                (area.served, area.wiped, area.droppable) = (has("um"), has("wf"), has("dp"));
             }
             _ => {}
         }
@@ -64,8 +66,20 @@ fn range(line: &str) -> Option<(u64, u64)> {
 /// # Errors
 /// When /proc cannot be read.
 pub fn wiped(pid: i32) -> io::Result<Vec<Range<u64>>> {
+    ranges(pid, |area| area.wiped)
+}
+
+/// What of the memory of process `pid` the kernel may forget at any time.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn droppable(pid: i32) -> io::Result<Vec<Range<u64>>> {
+    ranges(pid, |area| area.droppable)
+}
+
+fn ranges(pid: i32, wanted: impl Fn(&Area) -> bool) -> io::Result<Vec<Range<u64>>> {
     let areas = parse(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?);
-    Ok(areas.into_iter().filter(|area| area.wiped).map(|area| area.start..area.end).collect())
+    Ok(areas.into_iter().filter(wanted).map(|area| area.start..area.end).collect())
 }
 
 /// What of the memory of process `pid` a pager may still have to bring, bytes; a process that is gone misses nothing.
@@ -106,6 +120,14 @@ VmFlags: rd wr um
         assert_eq!(missing, [0, 704 << 10, 0]);
         assert_eq!((areas[1].start, areas[1].end, areas[1].rss), (0x7f1a_0000_0000, 0x7f1a_0010_0000, 256 << 10));
         assert!(parse("Rss: 1 kB\nffff-0 rw-p\n").is_empty());
+    }
+
+    #[test]
+    fn flags() {
+        let areas =
+            parse("1000-2000 rw-p\nVmFlags: rd wr mr mw me nr dd wf dp sd\n2000-3000 rw-p\nVmFlags: rd wr wf\n");
+        let flags: Vec<_> = areas.iter().map(|a| (a.wiped, a.droppable, a.served)).collect();
+        assert_eq!(flags, [(true, true, false), (true, false, false)]);
     }
 
     #[test]
