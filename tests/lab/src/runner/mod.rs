@@ -9,7 +9,7 @@ pub mod rundir;
 pub mod table;
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -35,11 +35,15 @@ pub fn test(args: &TestArgs) -> Result<u8> {
     Ok(report.finish())
 }
 
+/// How long one update of a soak may take, and what is looked at after it.
+const AN_UPDATE: Duration = Duration::from_secs(600);
+
 /// `cargo lab soak`: gives the exit code.
 pub fn soak(args: &SoakArgs) -> Result<u8> {
     scenario::soak::UPDATES.store(args.updates, Ordering::Relaxed);
     let report = Report::default();
-    pool::run(&[&scenario::soak::SCENARIO], Options { aloud: true, ..Options::default() }, &report)?;
+    let limit = AN_UPDATE * (args.updates + 2);
+    pool::run(&[&scenario::soak::SCENARIO], Options { aloud: true, limit, ..Options::default() }, &report)?;
     Ok(report.finish())
 }
 

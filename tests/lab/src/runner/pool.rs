@@ -25,7 +25,7 @@ use crate::scenario::{self, Scenario};
 use crate::sh;
 use crate::vm::{Spec, Vm, detached, namespace};
 
-/// No scenario takes that long (the tables of faults are the longest); one that does hangs.
+/// No scenario takes that long (the tables of faults are the longest, but for a soak); one that does hangs.
 const LIMIT: Duration = Duration::from_secs(80 * 60);
 /// The same where time is short.
 const SHORT_LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -45,13 +45,15 @@ pub struct Options {
     pub until: Option<Instant>,
     /// Memory of a machine in MiB.
     pub memory: u32,
+    /// How long a scenario may take where there is time.
+    pub limit: Duration,
     /// Where services' memory is over the switch; `None`: where kup has it.
     pub storage: Option<Storage>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { jobs: 1, keep: false, aloud: false, until: None, memory: 2048, storage: None }
+        Self { jobs: 1, keep: false, aloud: false, until: None, memory: 2048, limit: LIMIT, storage: None }
     }
 }
 
@@ -135,7 +137,7 @@ impl Pool<'_> {
                 .machine(number, &dir, scenario.from)
                 .with_context(|| format!("no machine for {}", scenario.name))?;
             let (console, console_from) = (ctx.vm.spec().serial(), ctx.vm.serial_log().len());
-            let limit = if self.options.until.is_some() { SHORT_LIMIT } else { LIMIT };
+            let limit = if self.options.until.is_some() { SHORT_LIMIT } else { self.options.limit };
             let netns = ctx.vm.peer().name().to_owned();
             let Some((ctx, result)) = run_limited(scenario, ctx, limit) else {
                 namespace::clear(&netns)?;
