@@ -55,7 +55,7 @@ scan "$root$repo-libs"
 # Servers of other kinds, and a tool, for scenarios that install them.
 mkdir -p "$root$repo-more/partial"
 in_root apt-get -q install -y --no-install-recommends --download-only -o "Dir::Cache::archives=$repo-more" \
-    haproxy postgresql cryptsetup-bin
+    haproxy postgresql cryptsetup-bin libtss2-esys-3.0.2-0t64 libtss2-mu-4.0.1-0t64 libtss2-rc0t64 libtss2-tcti-device0t64
 rm -rf "$root$repo-more/partial" "$root$repo-more/lock"
 scan "$root$repo-more"
 

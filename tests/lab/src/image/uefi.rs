@@ -11,7 +11,7 @@ use crate::host::packages;
 use crate::sh;
 
 /// What is needed on the host, beyond what every image needs.
-const NEEDED: &[&str] = &["dosfstools", "ovmf"];
+const NEEDED: &[&str] = &["dosfstools", "ovmf", "swtpm"];
 /// The firmware, and its variables as they leave the factory.
 pub const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -29,7 +29,7 @@ const FAT: &[&str] = &["--offset=2048", "-F", "32", "-s", "2", "-n", "KUP-ESP"];
 
 /// What the result depends on, beyond the other image.
 pub fn recipe() -> Vec<&'static str> {
-    [&[DONE, TABLE, "the firmware's variables as a qcow2"], FAT].concat()
+    [&[DONE, TABLE, "the firmware's variables as a qcow2", "a TPM"], FAT].concat()
 }
 
 /// Installs what machines with UEFI need on the host.

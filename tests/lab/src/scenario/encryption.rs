@@ -9,7 +9,7 @@ use super::fallback::{Start, Trouble};
 use super::update::{fill, update_filled};
 use crate::client::memcached::Keys;
 use crate::guest;
-use crate::ready::{STAGED, UNITS};
+use crate::ready::{self, STAGED, SYSTEMD_BOOT, UNITS};
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
@@ -22,7 +22,18 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// The same where a TPM keeps the key.
+pub const TPM: Scenario = Scenario {
+    name: "encryption-tpm",
+    about: "encrypted images on a machine with a TPM: the new kernel panics, and the old one has the services' state",
+    from: SYSTEMD_BOOT,
+    all_only: true,
+    run: tpm,
+};
+
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
+/// What systemd speaks to a TPM with.
+const TSS: &[&str] = &["libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64", "libtss2-tcti-device0t64"];
 const SETTINGS: &str = "Encryption = true\n";
 /// On the way back the images are decrypted and not mounted: what somebody leaves who is killed between the two.
 const HALFWAY: &str = "[Service]\nExecStartPre=/bin/sh -c 'test $(uname -r) = OLD || exit 0; \
@@ -78,6 +89,25 @@ fn back(ctx: &mut Ctx) -> Result<()> {
          /etc/systemd/system/kup-netlock.service.d && systemctl daemon-reload",
     )?;
     ctx.vm.put_bytes(SETTINGS.as_bytes(), "/etc/kup/kup.toml").map(drop)
+}
+
+/// After a reset the memory that had the key is gone, and the TPM gives it to this machine again.
+fn tpm(ctx: &mut Ctx) -> Result<()> {
+    guest::install_more(&ctx.vm, &["cryptsetup-bin"].iter().chain(TSS).copied().collect::<Vec<_>>().join(" "))?;
+    let tpm = ctx.vm.try_ssh("systemd-creds has-tpm2", Duration::from_secs(60))?;
+    ensure!(tpm.ok(), "the machine has no TPM: {}", tpm.stdout);
+    ready::mark(&ctx.vm)?;
+    ctx.install_new_kernel()?;
+    let start = Start::new(ctx)?;
+    Trouble::Panic.prepare(ctx)?;
+    ctx.vm.ssh(&format!("echo '{}' >>/etc/kup/kup.toml", SETTINGS.trim()))?;
+    let check = ctx.vm.ssh("kup check")?;
+    ensure!(!check.contains("encryption.reset"), "kup check does not see the TPM: {check}");
+    ctx.step("kup update");
+    let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    Trouble::Panic.happens(ctx)?;
+    start.expect_back(ctx)?;
+    expect_nothing_secret(ctx)
 }
 
 /// The disk alone does not give anything away: not even to the machine that it belongs to.

@@ -91,6 +91,7 @@ pub const ALL: &[Scenario] = &[
     plain::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
+    encryption::TPM,
     ram::SCENARIO,
     ram::RESET,
     soak::SCENARIO,

@@ -6,6 +6,7 @@ pub mod qmp;
 mod snapshot;
 pub mod ssh;
 mod state;
+mod tpm;
 
 use std::fs;
 use std::io::Read;

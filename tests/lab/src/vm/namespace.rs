@@ -182,7 +182,7 @@ pub fn clear(name: &str) -> Result<()> {
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
     }
     sh::run(Command::new("ip").args(["netns", "delete", name]))?;
-    for socket in ["qmp.sock", "serial.sock", "ssh.sock"] {
+    for socket in ["qmp.sock", "serial.sock", "ssh.sock", "tpm.sock"] {
         let number = name.rsplit('-').next().unwrap_or_default();
         fs::remove_file(paths::run().join(number).join(socket)).ok();
     }

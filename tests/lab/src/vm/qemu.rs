@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::Spec;
 use super::namespace::{Namespace, TAP};
 use super::qmp::Qmp;
+use super::tpm;
 use crate::host::kvm;
 use crate::image::{Firmware, UEFI_CODE};
 use crate::{paths, sh};
@@ -132,6 +133,7 @@ fn command(spec: &Spec, net: &Namespace, tag: Option<&str>) -> Result<Command> {
     if spec.image.about.firmware == Firmware::Uefi {
         cmd.arg("-drive").arg(format!("file={UEFI_CODE},format=raw,if=pflash,unit=0,readonly=on"));
         cmd.arg("-drive").arg(format!("file={},format=qcow2,if=pflash,unit=1", spec.vars().display()));
+        cmd.args(tpm::start(spec, net)?);
     }
     cmd.args(["-netdev", &format!("tap,id=net0,ifname={TAP},script=no,downscript=no")]);
     cmd.args(["-device", &format!("virtio-net-pci,netdev=net0,mac={GUEST_MAC}")]);
