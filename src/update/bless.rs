@@ -66,6 +66,8 @@ pub fn run(paths: &Paths) -> Result<()> {
         return Ok(());
     };
     faults::at("bless.begun")?;
+    // What has come so far does not hang, and to be reset for a slow disk would cost all state.
+    trial::end(paths, &Systemd::connect()?, &record);
     let phase = record.begin("bless");
     let blessed = make_default(paths, &mut record).and_then(|()| kernel::Staged::remove(paths));
     record.end(phase);
@@ -78,7 +80,6 @@ pub fn run(paths: &Paths) -> Result<()> {
             Event::Fail
         }
     };
-    trial::end(paths, &Systemd::connect()?, &record);
     record.advance(event, &paths.record())?;
     finish(paths, &mut record)?;
     blessed

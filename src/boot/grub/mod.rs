@@ -256,17 +256,21 @@ impl BootLoader for Grub {
 
     fn bless(&self, _pin: &Pin, release: &str) -> Result<()> {
         self.all_or_nothing(|| {
-            self.put_setting(None)?;
-            self.generate()?;
-            if self.default_release()?.as_deref() == Some(release) {
-                return Ok(());
+            let boots = || Ok::<_, anyhow::Error>(self.default_release()?.as_deref() == Some(release));
+            // On the way back it is what is pinned, and never, not for a moment, may the other one boot.
+            if !boots()? {
+                self.put_setting(None)?;
+                self.generate()?;
+                if boots()? {
+                    return Ok(());
+                }
             }
             let entry = self.entry_of(&self.menu()?, release)?;
             tracing::warn!(
-                "by itself GRUB would not boot kernel {release} by default; {SETTING} makes it so, remove that file and \
-                 run update-grub to change it"
+                "kernel {release} boots by default because {SETTING} makes it so; remove that file and run update-grub to \
+                 change it"
             );
-            self.set_default(&entry, release, "The last update went to this kernel, and GRUB would boot another one.")
+            self.set_default(&entry, release, "The last update went to this kernel, and GRUB may prefer another one.")
         })
         .with_context(|| format!("cannot make kernel {release} GRUB's default"))
     }

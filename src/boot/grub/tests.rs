@@ -38,6 +38,7 @@ impl Machine {
                 . {root}/etc/default/grub
                 for f in {root}/etc/default/grub.d/*.cfg; do [ ! -e "$f" ] || . "$f"; done
                 [ "$GRUB_DEFAULT" != saved ] || GRUB_DEFAULT='${{saved_entry}}'
+                echo "$GRUB_DEFAULT" >> {root}/generated
                 sed "s|set default=\"0\"|set default=\"$GRUB_DEFAULT\"|" {root}/template > {root}{CONFIG}
                 "#
             ),
@@ -157,6 +158,11 @@ fn blessed() {
 
     let pin = m.pin(OLD).unwrap();
     assert!(pin.before.is_some());
+    fs::remove_file(m.dir.path().join("generated")).unwrap();
+    m.grub.bless(&pin, OLD).unwrap();
+    let defaults = fs::read_to_string(m.dir.path().join("generated")).unwrap();
+    assert!(defaults.lines().all(|default| default.contains(OLD)), "no other one meanwhile: {defaults}");
+    assert_eq!(m.boots(), OLD);
     m.grub.bless(&pin, NEW).unwrap();
     assert_eq!((m.files().0, m.boots().as_str()), (None, NEW), "and is forgotten when it is no longer needed");
 
