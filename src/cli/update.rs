@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::status::{ended, read};
 use super::{Context, Exit};
 use crate::bus::proxy::Options;
-use crate::bus::{Error, NAME, next};
+use crate::bus::{Error, NAME, NO_OBJECT, next};
 
 /// An update whose kupd has gone silent is looked at so often.
 const LOOK: Duration = Duration::from_secs(2);
@@ -57,8 +57,15 @@ fn is_attended() -> bool {
 }
 
 pub(super) async fn abort(context: &Context) -> Result<Exit, Error> {
+    let current = context.manager.current_update().await?;
+    let ended = current.as_str() != NO_OBJECT && read(&context.conn, &current).await?.is_final();
     context.manager.abort().await?;
-    context.out.event(&serde_json::json!({ "event": "aborted" }), "the update is given up; all is as it was before");
+    let (event, text) = if ended {
+        ("unpinned", "the boot loader is not pinned any more")
+    } else {
+        ("aborted", "the update is given up; all is as it was before")
+    };
+    context.out.event(&serde_json::json!({ "event": event }), text);
     Ok(Exit::Ok)
 }
 
