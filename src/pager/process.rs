@@ -120,7 +120,8 @@ impl Process {
     pub fn is_whole(&self) -> Result<bool, Error> {
         let mut state = self.state.write().expect("no poison");
         let pagemap = self.pid.and_then(|pid| File::open(format!("/proc/{pid}/pagemap")).ok());
-        let absent = pagemap.map_or_else(Vec::new, |pagemap| absent(&pagemap, &state.known));
+        let mut absent = pagemap.map_or_else(Vec::new, |pagemap| absent(&pagemap, &state.known));
+        absent.retain(|piece| has_content(self.memory.as_ref(), piece));
         if absent.is_empty() {
             return Ok(true);
         }
@@ -261,6 +262,15 @@ fn absent(pagemap: &File, due: &Missing) -> Vec<Piece> {
     gaps
 }
 
+/// Is anything but zeros stored for `piece`? Nothing of zeros is lost where the kernel shows its own page of them: it puts that in
+/// the place of what is zeros in a huge page that is hardly used (from Linux 6.12), and of same pages (KSM).
+fn has_content(memory: &dyn Memory, piece: &Piece) -> bool {
+    let mut page = [0; PAGE as usize];
+    let mut pages = (piece.image..piece.image + piece.len).step_by(PAGE as usize);
+    // What cannot be read is for the one to say who brings it.
+    pages.any(|address| memory.read(address, &mut page).is_err() || page.iter().any(|byte| *byte != 0))
+}
+
 /// Putting pages in, part by part.
 struct Put<'a> {
     uffd: &'a Uffd,
@@ -314,5 +324,41 @@ fn classify(e: Errno) -> Option<Outcome> {
         // Its memory is: it has ended, or executed another program.
         Errno::ESRCH => Some(Outcome::Gone),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Extent;
+
+    /// Zeros, but for the page at `full`; nothing can be read from `broken` on.
+    struct Sparse {
+        full: u64,
+        broken: u64,
+    }
+
+    impl Memory for Sparse {
+        fn extents(&self) -> &[Extent] {
+            &[]
+        }
+
+        fn read(&self, address: u64, data: &mut [u8]) -> io::Result<()> {
+            if address >= self.broken {
+                return Err(io::Error::other("its checksum is another"));
+            }
+            data.fill(0);
+            data[PAGE as usize - 1] = u8::from(address == self.full);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn zeros_that_are_not_there_are_no_loss() {
+        let memory = Sparse { full: 7 * PAGE, broken: 20 * PAGE };
+        let lost = |first: u64, pages: u64| {
+            has_content(&memory, &Piece { start: 0x7000_0000, len: pages * PAGE, image: first * PAGE })
+        };
+        assert_eq!([lost(0, 7), lost(8, 12), lost(0, 8), lost(7, 1), lost(19, 2)], [false, false, true, true, true]);
     }
 }
