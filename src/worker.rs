@@ -102,7 +102,7 @@ pub fn automatic(paths: &Paths) -> Result<()> {
 /// # Errors
 /// When the rules cannot be set; TCP connections are lost then.
 pub fn netlock(paths: &Paths) -> Result<()> {
-    let Some(record) = to_restore(paths)? else { return Ok(()) };
+    let Some(record) = note_try(paths)? else { return Ok(()) };
     faults::at("netlock.begun")?;
     encryption::unlock(paths, &record)?;
     let path = paths.images(record.id.as_str()).join(NETLOCK);
@@ -131,6 +131,19 @@ pub fn links(paths: &Paths) -> Result<()> {
         tracing::warn!("services wait for systemd-networkd: {e:#}");
     }
     Ok(())
+}
+
+/// The same as [`to_restore`]. That this boot of the old kernel tries it is written down before anything that an ordinary boot
+/// does not do: a machine that goes down of it is not to come here again and again.
+fn note_try(paths: &Paths) -> Result<Option<Record>> {
+    let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
+    let Some(mut record) = to_restore(paths)? else { return Ok(None) };
+    let boot = kernel::boot_id(paths)?;
+    if ThisBoot::look(paths, &record)? == ThisBoot::FallBack && !record.fall_back_boots.contains(&boot) {
+        record.fall_back_boots.push(boot);
+        record.save(&paths.record()).unwrap_or_else(|e| tracing::error!("this way back is not written down: {e}"));
+    }
+    Ok(Some(record))
 }
 
 /// The record of an update whose services are to be restored in this boot.

@@ -67,6 +67,9 @@ pub struct Record {
     /// Boot id of the boot in which units are restored, once there is one.
     #[serde(default)]
     pub restore_boot: Option<String>,
+    /// Boots of the old kernel that began to restore units, the last one included.
+    #[serde(default)]
+    pub fall_back_boots: Vec<String>,
     /// What the shutdown stops before the checkpoint, and what is started again where it is called off.
     #[serde(default)]
     pub ahead: Vec<String>,
@@ -252,6 +255,7 @@ impl Record {
             handover: None,
             ram: None,
             restore_boot: None,
+            fall_back_boots: Vec::new(),
             ahead: Vec::new(),
             pid_floor: 0,
             pin: None,

@@ -57,6 +57,9 @@ pub fn run(paths: &Paths) -> Result<()> {
             drop(lock);
             arm::reverse(paths, &record, &reason)
         }
+        (ThisBoot::Settle, State::Switching | State::Restoring) if !record.fall_back_boots.is_empty() => {
+            end(paths, &systemd, &mut record, "the machine went down whenever it was about to restore them")
+        }
         (_, State::Restoring | State::FallingBack) => end(paths, &systemd, &mut record, "the restore was cut short"),
         (_, State::Assessing) => {
             end(paths, &systemd, &mut record, "the machine went down again before the new kernel was blessed")

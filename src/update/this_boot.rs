@@ -8,6 +8,10 @@ use super::{Record, State, UpdateId};
 use crate::kernel;
 use crate::paths::Paths;
 
+/// How many boots of the old kernel may try to restore units: one, and one more where the machine went down before the record
+/// says that it was about to. Whatever brings it down might do so each time.
+const MOST_TRIES: usize = 2;
+
 /// What a boot is to an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThisBoot {
@@ -36,10 +40,11 @@ impl ThisBoot {
         let target = transaction == Some(&record.id);
         let begun_here = record.restore_boot.as_deref() == Some(boot_id);
         let images = record.units.values().any(|u| u.state.may_resume());
+        let tries = record.fall_back_boots.iter().filter(|boot| *boot != boot_id).count();
         match record.state() {
             State::Switching if target => Self::Restore,
             State::Restoring if begun_here => Self::Restore,
-            State::Switching | State::Restoring if images => Self::FallBack,
+            State::Switching | State::Restoring if images && tries < MOST_TRIES => Self::FallBack,
             State::FallingBack if begun_here => Self::FallBack,
             State::Assessing if begun_here => Self::Bless,
             _ => Self::Settle,
@@ -100,6 +105,22 @@ mod tests {
         walk(&mut record, &[(Some(Event::Bless), Ordinary, Settle)]);
         record.wiped = true;
         walk(&mut record, &[(None, Ordinary, Ordinary)]);
+    }
+
+    #[test]
+    fn no_machine_falls_back_for_ever() {
+        let mut record = record();
+        let dir = tempfile::tempdir().unwrap();
+        for event in [Event::Pass, Event::Armed, Event::Shutdown, Event::Committed] {
+            record.advance(event, &dir.path().join("record.json")).unwrap();
+        }
+        for boot in ["one", "two"] {
+            assert_eq!(ThisBoot::of(&record, None, boot), ThisBoot::FallBack);
+            record.fall_back_boots.push(boot.into());
+            assert_eq!(ThisBoot::of(&record, None, boot), ThisBoot::FallBack, "it is still the same boot");
+        }
+        assert_eq!(ThisBoot::of(&record, None, "three"), ThisBoot::Settle);
+        assert_eq!(ThisBoot::of(&record, Some(&record.id), "target"), ThisBoot::Restore, "kexec leads there once");
     }
 
     #[test]

@@ -80,6 +80,7 @@ pub const ALL: &[Scenario] = &[
     fallback::POWER_CUT,
     fallback::SYSTEMD_BOOT_PANIC,
     fallback::NO_LOOP,
+    fallback::NO_LOOP_EARLY,
     resume_once::SCENARIO,
     concurrent::SCENARIO,
     cancelled::SCENARIO,

@@ -19,7 +19,7 @@ use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
 pub use health::SCENARIO as HEALTH;
-pub use no_loop::SCENARIO as NO_LOOP;
+pub use no_loop::{EARLY as NO_LOOP_EARLY, SCENARIO as NO_LOOP};
 pub use trouble::Trouble;
 
 /// Small: these scenarios are about where the services are, not about how much they hold.

@@ -19,6 +19,18 @@ pub const SCENARIO: Scenario = scenario(
     run,
 );
 
+/// The same where the machine does not even come to a restore.
+pub const EARLY: Scenario = scenario(
+    "no-loop-early",
+    "the machine is reset in both kernels before it restores: two tries to go back, then cold services",
+    early,
+);
+
+/// In every boot that is to restore.
+const RESET: &str = "[Service]\nExecStartPost=/bin/sh -c 'echo b >/proc/sysrq-trigger'\n";
+/// What GRUB says when it boots.
+const BOOTS: &str = "Loading Linux ";
+
 /// CRIU is gone from the moment of the switch on, whichever kernel boots.
 const NO_CRIU: &str = "[Unit]\nDefaultDependencies=no\nBefore=kup-restore.service\nAfter=systemd-remount-fs.service\nConditionPathExists=/usr/sbin/criu\n\
     [Service]\nType=oneshot\nExecStart=/bin/mv /usr/sbin/criu /usr/sbin/criu.away\n\
@@ -60,6 +72,29 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let now = boots(ctx)?;
     ensure!(now == before_all + 2, "there were {} boots, not two", now - before_all);
     Ok(())
+}
+
+fn early(ctx: &mut Ctx) -> Result<()> {
+    fill(ctx, KEYS)?;
+    ctx.vm.put_bytes(RESET.as_bytes(), "/etc/systemd/system/kup-netlock.service.d/50-reset.conf")?;
+    ctx.vm.ssh("systemctl daemon-reload")?;
+    let (before, console) = (ctx.vm.boot_id()?, ctx.vm.serial_log().len());
+    ctx.step("kup update");
+    let _ = ctx.vm.try_ssh("kup update --yes", Duration::from_secs(300));
+    ctx.vm.wait_new_boot(&before, BOOT_LIMIT).context("after all resets")?;
+    let record = guest::wait_ended(ctx, BOOT_LIMIT)?;
+    let old = ctx.about().old_kernel.clone();
+    ctx.expect_kernel(&old)?;
+    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    let reason = record["reason"].as_str().unwrap_or_default();
+    ensure!(record["state"] == "failed" && reason.contains("went down whenever"), "{}: {reason}", record["state"]);
+    for unit in UNITS {
+        let (state, is) = (&record["units"][unit]["state"], guest::service(&ctx.vm, unit)?);
+        ensure!(state["cold"].is_object() && is.active == "active", "{unit} is {state} and {is:?}");
+    }
+    let boots = ctx.vm.serial_log()[console..].matches(BOOTS).count();
+    ensure!(boots == 3, "GRUB has booted {boots} times: two tries, and the boot that stays");
+    expect_nothing_left_but_the_pin(ctx)
 }
 
 /// How many boots the journal knows.
