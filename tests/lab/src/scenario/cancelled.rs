@@ -57,10 +57,13 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.ssh("kup abort")?;
     let record = guest::record(&ctx.vm)?;
     ensure!(record["state"] == "failed", "the update is {}", record["state"]);
-    for unit in UNITS {
-        let (state, active) = (&record["units"][unit]["state"], guest::service(&ctx.vm, unit)?.active);
-        ensure!(state["cold"].is_object() && active == "active", "{unit} is {state} and {active}");
-    }
+    ctx.eventually(Duration::from_secs(60), |ctx| {
+        for unit in UNITS {
+            let (state, active) = (&record["units"][unit]["state"], guest::service(&ctx.vm, unit)?.active);
+            ensure!(state["cold"].is_object() && active == "active", "{unit} is {state} and {active}");
+        }
+        Ok(())
+    })?;
     ensure!(ctx.vm.ssh(default)? == before, "the boot loader's default has changed");
     expect_no_leftovers(ctx)?;
     ensure!(ctx.vm.ssh("cat /sys/kernel/kexec_loaded")?.trim() == "0", "a kernel is still loaded");
