@@ -27,8 +27,8 @@ pub const STEPS: [&str; 17] = [
 ];
 
 /// Lets the fault happen that is asked for at `step`: `kill` (SIGKILL of this process), `power` (the machine resets at once,
-/// what is not synced is lost), `hang`, `enospc`, `eio`, `record` (a bit of the record flips, then `power`), `image` (a bit of each
-/// unit's memory flips). It happens once: /etc/kup/faults, where the lab asks for it, is gone then.
+/// what is not synced is lost), `hang`, `enospc`, `eio`, `record` (a bit of the record flips, then `power`), `image` (bits of each
+/// unit's memory flip, in some of its pages). It happens once: /etc/kup/faults, where the lab asks for it, is gone then.
 ///
 /// # Errors
 /// What `enospc` and `eio` stand for.
@@ -83,7 +83,7 @@ fn happen(step: &str, fault: &str) -> io::Result<()> {
         }
         "image" => {
             for unit in entries("/var/lib/kup/images".as_ref()).iter().flat_map(|update| entries(update)) {
-                flip(&unit.join("pages-1.img"));
+                damage(&unit.join(crate::criu::plain::SLOTS)).unwrap_or_else(|e| panic!("{}: {e}", unit.display()));
             }
             return Ok(());
         }
@@ -110,4 +110,26 @@ fn flip(path: &std::path::Path) {
         file.write_all_at(&[byte[0] ^ 1], at)
     };
     let _: io::Result<()> = flip();
+}
+
+/// Flips a bit in each of some pages in the middle of a sparse file, of which some are sure to be in use.
+#[cfg(feature = "failpoints")]
+fn damage(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+
+    use nix::unistd::{Whence, lseek};
+    const PAGES: u64 = 64;
+    let file = std::fs::File::options().read(true).write(true).open(path)?;
+    let seek = |from: u64| lseek(&file, from as i64, Whence::SeekData).map(|at| at as u64);
+    let mut at = seek(file.metadata()?.len() / 2).or_else(|_| seek(0))?;
+    for _ in 0..PAGES {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at)?;
+        file.write_all_at(&[byte[0] ^ 1], at)?;
+        match seek(at + crate::store::PAGE) {
+            Ok(next) => at = next,
+            Err(_) => break,
+        }
+    }
+    file.sync_all()
 }

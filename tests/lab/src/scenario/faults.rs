@@ -145,6 +145,8 @@ fn cell(ctx: &mut Ctx, step: &str, fault: &str, command: &str, before: &[Service
         "image" => true,
         _ => false,
     };
+    let noticed = fault != "image" || end == End::Cold || step == "restore.frozen";
+    ensure!(noticed, "nobody noticed the damage: the update ended as {end:?}");
     ensure!(end != End::Cold || may_be_cold, "services started cold: {}", record["reason"]);
     Ok(end)
 }
