@@ -82,8 +82,10 @@ fn happen(step: &str, fault: &str) -> io::Result<()> {
             drop(std::fs::write("/proc/sysrq-trigger", "b"));
         }
         "image" => {
-            for unit in entries("/var/lib/kup/images".as_ref()).iter().flat_map(|update| entries(update)) {
-                damage(&unit.join(crate::criu::plain::SLOTS)).unwrap_or_else(|e| panic!("{}: {e}", unit.display()));
+            let all = entries("/var/lib/kup/images".as_ref());
+            let slots = all.iter().flat_map(|update| entries(update)).map(|unit| unit.join(crate::criu::plain::SLOTS));
+            for slots in slots.filter(|slots| slots.exists()) {
+                damage(&slots).unwrap_or_else(|e| panic!("{}: {e}", slots.display()));
             }
             return Ok(());
         }
