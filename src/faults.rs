@@ -104,12 +104,9 @@ fn entries(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 /// Flips a bit in the middle of a file.
 #[cfg(feature = "failpoints")]
 fn flip(path: &std::path::Path) {
-    use std::os::unix::fs::FileExt;
     let flip = || {
         let file = std::fs::File::options().read(true).write(true).open(path)?;
-        let (at, mut byte) = (file.metadata()?.len() / 2, [0]);
-        file.read_exact_at(&mut byte, at)?;
-        file.write_all_at(&[byte[0] ^ 1], at)
+        flip_at(&file, file.metadata()?.len() / 2)
     };
     let _: io::Result<()> = flip();
 }
@@ -117,21 +114,25 @@ fn flip(path: &std::path::Path) {
 /// Flips a bit in each of some pages in the middle of a sparse file, of which some are sure to be in use.
 #[cfg(feature = "failpoints")]
 fn damage(path: &std::path::Path) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-
     use nix::unistd::{Whence, lseek};
     const PAGES: u64 = 64;
     let file = std::fs::File::options().read(true).write(true).open(path)?;
     let seek = |from: u64| lseek(&file, from as i64, Whence::SeekData).map(|at| at as u64);
     let mut at = seek(file.metadata()?.len() / 2).or_else(|_| seek(0))?;
     for _ in 0..PAGES {
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at)?;
-        file.write_all_at(&[byte[0] ^ 1], at)?;
+        flip_at(&file, at)?;
         match seek(at + crate::store::PAGE) {
             Ok(next) => at = next,
             Err(_) => break,
         }
     }
     file.sync_all()
+}
+
+#[cfg(feature = "failpoints")]
+fn flip_at(file: &std::fs::File, at: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ 1], at)
 }

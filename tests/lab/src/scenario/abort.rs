@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::afterwards::expect_no_leftovers;
+use super::afterwards::{expect_no_leftovers, grub_default};
 use super::update::{Clients, expect_running, fill, verify};
 use super::{Scenario, turncoat};
 use crate::client::memcached::Keys;
@@ -36,8 +36,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.ssh("systemctl daemon-reload && systemctl enable --now lab-behind.service lab-behind.timer")?;
     turncoat::start(ctx)?;
     let clients = Clients::connect(ctx, KEYS)?;
-    let default = "grep -h 'set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d";
-    let (boot, before) = (ctx.vm.boot_id()?, ctx.vm.ssh(default)?);
+    let (boot, before) = (ctx.vm.boot_id()?, grub_default(ctx)?);
     let active = ctx.vm.ssh(ACTIVE)?;
     ctx.step("kup update --stage-only");
     ctx.vm.ssh("kup update --yes --stage-only")?;
@@ -52,7 +51,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.step("all is as before");
     clients.finish(ctx)?;
     expect_running(ctx, &services)?;
-    ensure!(ctx.vm.ssh(default)? == before, "the boot loader's default has changed");
+    ensure!(grub_default(ctx)? == before, "the boot loader's default has changed");
     ctx.eventually(Duration::from_secs(60), |ctx| {
         let now = ctx.vm.ssh(ACTIVE)?;
         let lost: Vec<&str> = active.lines().filter(|unit| !now.lines().any(|other| other == *unit)).collect();

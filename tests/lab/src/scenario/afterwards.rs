@@ -53,6 +53,11 @@ pub fn expect_no_leftovers(ctx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
+/// What GRUB boots by default, and the settings that say so.
+pub fn grub_default(ctx: &Ctx) -> Result<String> {
+    ctx.vm.ssh("grep -h 'set default=' /boot/grub/grub.cfg; ls /etc/default/grub.d")
+}
+
 /// The same after an update to `kernel`: an older one that was blessed is GRUB's default only by a setting, which stays.
 pub fn expect_nothing_left_of_update_to(ctx: &mut Ctx, kernel: &str) -> Result<()> {
     if ctx.about().new_kernel == kernel { expect_no_leftovers(ctx) } else { expect_nothing_left_but_the_pin(ctx) }

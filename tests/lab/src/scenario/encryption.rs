@@ -32,8 +32,9 @@ pub const TPM: Scenario = Scenario {
 };
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
-/// What systemd speaks to a TPM with.
-const TSS: &[&str] = &["libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64", "libtss2-tcti-device0t64"];
+/// What encryption needs, and what systemd speaks to a TPM with.
+const TPM_PACKAGES: &str =
+    "cryptsetup-bin libtss2-esys-3.0.2-0t64 libtss2-mu-4.0.1-0t64 libtss2-rc0t64 libtss2-tcti-device0t64";
 const SETTINGS: &str = "Encryption = true\n";
 /// On the way back the images are decrypted and not mounted: what somebody leaves who is killed between the two.
 const HALFWAY: &str = "[Service]\nExecStartPre=/bin/sh -c 'test $(uname -r) = OLD || exit 0; \
@@ -93,7 +94,7 @@ fn back(ctx: &mut Ctx) -> Result<()> {
 
 /// After a reset the memory that had the key is gone, and the TPM gives it to this machine again.
 fn tpm(ctx: &mut Ctx) -> Result<()> {
-    guest::install_more(&ctx.vm, &["cryptsetup-bin"].iter().chain(TSS).copied().collect::<Vec<_>>().join(" "))?;
+    guest::install_more(&ctx.vm, TPM_PACKAGES)?;
     let tpm = ctx.vm.try_ssh("systemd-creds has-tpm2", Duration::from_secs(60))?;
     ensure!(tpm.ok(), "the machine has no TPM: {}", tpm.stdout);
     ready::mark(&ctx.vm)?;

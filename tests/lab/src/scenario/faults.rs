@@ -28,7 +28,7 @@ pub const SCENARIOS: [Scenario; 6] = [
     scenario("faults-enospc", "no space left at every step of an update", |ctx| table(ctx, "enospc")),
     scenario("faults-eio", "an I/O error at every step of an update", |ctx| table(ctx, "eio")),
     scenario("faults-record", "a flipped bit in the record, and a reset, at every step", |ctx| table(ctx, "record")),
-    scenario("faults-image", "a flipped bit in an image at every step of an update", |ctx| table(ctx, "image")),
+    scenario("faults-image", "damaged memory in the images at every step of an update", |ctx| table(ctx, "image")),
 ];
 
 /// Environment variable with the steps that are wanted alone, for one who looks into a few of them.
