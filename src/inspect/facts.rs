@@ -125,6 +125,23 @@ impl UnitProcs {
         self.processes.iter().flat_map(|p| p.mappings.iter().map(move |m| (p, m)))
     }
 
+    /// Why its memory cannot be stored in advance, while it runs; `None` where it can.
+    pub fn stored_at_once(&self) -> Option<&'static str> {
+        // What a device writes into memory by itself, the kernel does not count as changed.
+        if self.mappings().any(|(_, m)| m.is_aio()) {
+            return Some("the kernel writes into it by itself (Linux AIO)");
+        }
+        // CRIU, which works inside its sandbox, takes the time of each round from /proc/uptime.
+        let hides_uptime = |p: &Process| {
+            let proc = p.mounts.of_path(Path::new("/proc/uptime"));
+            proc.is_some_and(|m| m.fs_type == "proc" && m.options.split(',').any(|o| o == "subset=pid"))
+        };
+        self.processes
+            .iter()
+            .any(hides_uptime)
+            .then_some("ProcSubset=pid hides /proc/uptime, which CRIU needs for that")
+    }
+
     /// Process, descriptor, inode and protocol of every socket.
     pub fn sockets(&self) -> impl Iterator<Item = (&Process, &Fd, u64, &str)> {
         self.fds().filter_map(|(p, f)| match &f.kind {

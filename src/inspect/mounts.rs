@@ -20,6 +20,8 @@ pub struct Mount {
     pub fs_type: String,
     /// Whether nothing can be written through it.
     pub read_only: bool,
+    /// Options of the file system itself, separated by commas.
+    pub options: String,
 }
 
 /// All mounts of one mount namespace, by id.
@@ -72,8 +74,10 @@ fn line(line: &str) -> Option<Mount> {
     let root = unescape(fields.next()?).into();
     let point = unescape(fields.next()?).into();
     let read_only = fields.next()?.split(',').any(|o| o == "ro");
-    let fs_type = right.split(' ').next()?.to_string();
-    Some(Mount { id, parent, device, root, point, fs_type, read_only })
+    let mut fields = right.split(' ');
+    let fs_type = fields.next()?.to_string();
+    let options = fields.nth(1).unwrap_or_default().to_string();
+    Some(Mount { id, parent, device, root, point, fs_type, read_only, options })
 }
 
 /// Blanks, newlines and backslashes are octal escapes there.
@@ -100,6 +104,7 @@ nonsense
         assert_eq!(mounts.0.len(), 5);
         assert_eq!(mounts.get(31).unwrap().point, Path::new("/run/a b"));
         assert!(mounts.get(31).unwrap().read_only && !mounts.get(30).unwrap().read_only);
+        assert_eq!(mounts.get(30).unwrap().options, "rw,size=400k");
         assert!(mounts.get(30).unwrap().is_volatile());
         assert!(mounts.get(99).is_none());
         assert_eq!(mounts.of_path(Path::new("/run/x")).unwrap().id, 30);

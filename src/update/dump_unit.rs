@@ -50,8 +50,7 @@ impl Plan {
     /// When it is not there, or `images` cannot be written to.
     pub fn precopy(&self, criu: &Path, images: &Path) -> Result<Precopied> {
         let place = Where { images, arena: self.arena.clone(), copied: self.fallback == Fallback::Disk };
-        // What a device writes into memory by itself, the kernel does not count as changed.
-        if inspect::unit(&self.unit)?.mappings().any(|(_, m)| m.is_aio()) {
+        if inspect::unit(&self.unit)?.stored_at_once().is_some() {
             return precopy::none(&place);
         }
         let namespaces = entered(self.status.main_pid)?;

@@ -2,7 +2,7 @@
 
 use super::adjust::{has_own, pending_ipc};
 use super::{Finding, View};
-use crate::inspect::Namespace;
+use crate::inspect::{Memory, Namespace};
 
 pub fn ask(view: &View) -> Vec<Finding> {
     let procs = view.procs;
@@ -24,7 +24,7 @@ pub fn ask(view: &View) -> Vec<Finding> {
         let fix = format!("wait until 'systemctl status kup-pager@{}' shows that its pager has ended", view.unit.name);
         found.push(Finding::blocker("memory.missing", message).fix(fix));
     }
-    let sum = |size: fn(&crate::inspect::Memory) -> u64| procs.processes.iter().map(|p| size(&p.memory)).sum::<u64>();
+    let sum = |size: fn(&Memory) -> u64| procs.processes.iter().map(|p| size(&p.memory)).sum::<u64>();
     let huge = sum(|m| m.hugetlb) >> 20;
     if huge > 0 {
         let message = format!("it uses {huge} MiB of reserved huge pages, which the new kernel must reserve again");
@@ -37,6 +37,11 @@ pub fn ask(view: &View) -> Vec<Finding> {
         let message = format!("{eager} MiB of its memory, shared or locked, are brought back before it goes on");
         found.push(Finding::note("memory.eager", message));
     }
+    let stored = sum(Memory::stored) >> 20;
+    if let Some(why) = procs.stored_at_once().filter(|_| stored > 0) {
+        let message = format!("its memory ({stored} MiB) is stored while it stands still, and not before: {why}");
+        found.push(Finding::note("memory.at-once", message));
+    }
     found
 }
 
@@ -44,7 +49,7 @@ pub fn ask(view: &View) -> Vec<Finding> {
 mod tests {
     use super::super::made_up::Unit;
     use super::*;
-    use crate::inspect::{Mapping, Memory};
+    use crate::inspect::{Mapping, Mounts};
 
     #[test]
     fn memory() {
@@ -62,5 +67,22 @@ mod tests {
         let mut unit = Unit::new();
         unit.main().memory = Memory { missing: 1, ..Memory::default() };
         assert_eq!(unit.ids(ask), ["memory.missing"]);
+    }
+
+    #[test]
+    fn what_is_stored_at_once() {
+        let small = || {
+            let mut unit = Unit::new();
+            unit.main().memory = Memory { anonymous: 3 << 20, ..Memory::default() };
+            unit
+        };
+        assert!(small().ids(ask).is_empty());
+        let aio = Mapping { name: "/[aio]".into(), deleted: true, shared: true, ..Mapping::default() };
+        assert_eq!(small().map(aio).ids(ask), ["memory.at-once"]);
+        let mut unit = small();
+        let text =
+            "24 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 24 0:40 / /proc rw - proc proc rw,hidepid=invisible,subset=pid\n";
+        unit.main().mounts = Mounts::parse(text);
+        assert_eq!(unit.ids(ask), ["memory.at-once"]);
     }
 }

@@ -227,6 +227,12 @@ fn check(ctx: &mut Ctx) -> Result<()> {
             wrong.push(format!("{}: expected {:?}, found {found:?}", row.unit(), row.id));
         }
     }
+    for row in TABLE.iter().filter(|row| row.id.is_empty()) {
+        let at_once = findings.iter().any(|f| f["unit"] == row.unit() && f["id"] == "memory.at-once");
+        if at_once != (row.sandbox == "hardened") {
+            wrong.push(format!("{}: memory.at-once is {at_once}", row.unit()));
+        }
+    }
     ensure!(wrong.is_empty(), "{} findings are wrong:\n{}", wrong.len(), wrong.join("\n"));
     ensure!(blockers("").is_empty(), "the machine has blockers: {:?}", blockers(""));
     Ok(())
