@@ -76,6 +76,19 @@ pub fn update(ctx: &mut Ctx, options: &str) -> Result<Value> {
     switched(ctx, &before)
 }
 
+/// An ordinary reboot to `kernel`, through firmware and boot loader, without anything of an update on its command line.
+pub fn reboot(ctx: &mut Ctx, kernel: &str) -> Result<()> {
+    ctx.step("an ordinary reboot");
+    let before = ctx.vm.boot_id()?;
+    ctx.vm.ssh("systemctl reboot --no-block")?;
+    ctx.vm.wait_new_boot(&before, BOOT_LIMIT)?;
+    ctx.vm.wait_idle(BOOT_LIMIT)?;
+    ctx.expect_kernel(kernel)?;
+    let cmdline = ctx.vm.ssh("cat /proc/cmdline")?;
+    ensure!(!cmdline.contains("kup."), "the reboot was a kexec: {cmdline}");
+    Ok(())
+}
+
 /// Waits for the boot after `before`, and until the update has ended in it; gives its record.
 pub fn switched(ctx: &mut Ctx, before: &str) -> Result<Value> {
     ctx.vm.wait_new_boot(before, UPDATE_LIMIT).context("after the kexec")?;

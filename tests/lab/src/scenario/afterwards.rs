@@ -8,7 +8,6 @@ use super::Scenario;
 use crate::guest;
 use crate::ready::{STAGED, UNITS};
 use crate::runner::context::Ctx;
-use crate::vm::BOOT_LIMIT;
 
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
@@ -34,14 +33,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         ensure!(guest::service(&ctx.vm, unit)?.main_pid == 0, "{unit} still has a main process");
         ctx.vm.ssh(&format!("systemctl start {unit} && systemctl is-active {unit}"))?;
     }
-    ctx.step("an ordinary reboot");
-    let (before, new) = (ctx.vm.boot_id()?, ctx.about().new_kernel.clone());
-    ctx.vm.ssh("systemctl reboot --no-block")?;
-    ctx.vm.wait_new_boot(&before, BOOT_LIMIT)?;
-    ctx.vm.wait_idle(BOOT_LIMIT)?;
-    ctx.expect_kernel(&new)?;
-    let cmdline = ctx.vm.ssh("cat /proc/cmdline")?;
-    ensure!(!cmdline.contains("kup."), "the reboot was a kexec: {cmdline}");
+    let new = ctx.about().new_kernel.clone();
+    guest::reboot(ctx, &new)?;
     ctx.vm.ssh(&format!("systemctl is-active {}", UNITS.join(" ")))?;
     expect_no_leftovers(ctx)
 }

@@ -79,6 +79,7 @@ pub const ALL: &[Scenario] = &[
     fallback::EMERGENCY,
     fallback::POWER_CUT,
     fallback::SYSTEMD_BOOT_PANIC,
+    fallback::GRUB_UEFI,
     fallback::NO_LOOP,
     fallback::NO_LOOP_EARLY,
     resume_once::SCENARIO,

@@ -11,7 +11,7 @@ use crate::client::memcached::Keys;
 use crate::guest;
 use crate::ready::{SYSTEMD_BOOT, UNITS};
 use crate::runner::context::Ctx;
-use crate::vm::{BOOT_LIMIT, Vm};
+use crate::vm::Vm;
 
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
@@ -50,8 +50,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     verify(ctx, KEYS)?;
     expect_no_leftovers(ctx)?;
     expect_entries_without_our_words(ctx)?;
-    reboot(ctx)?;
-    ctx.expect_kernel(&new)?;
+    guest::reboot(ctx, &new)?;
     // kernel-install has begun to count again; this boot was systemd-boot's, so that systemd calls it good.
     expect(ctx, "rebooted", None, &new, &new)?;
     removal(ctx)
@@ -94,17 +93,6 @@ fn expect_entries_without_our_words(ctx: &mut Ctx) -> Result<()> {
     let entries = ctx.vm.ssh("cat /boot/efi/loader/entries/*.conf")?;
     ensure!(entries.contains("root=LABEL=kup-root"), "the entries have no command line: {entries}");
     ensure!(!entries.contains("kup.txn") && !entries.contains("ns_last_pid"), "kup's words stay: {entries}");
-    Ok(())
-}
-
-fn reboot(ctx: &mut Ctx) -> Result<()> {
-    ctx.step("an ordinary reboot");
-    let before = ctx.vm.boot_id()?;
-    ctx.vm.ssh("systemctl reboot --no-block")?;
-    ctx.vm.wait_new_boot(&before, BOOT_LIMIT)?;
-    ctx.vm.wait_idle(BOOT_LIMIT)?;
-    let cmdline = ctx.vm.ssh("cat /proc/cmdline")?;
-    ensure!(!cmdline.contains("kup."), "the reboot was a kexec: {cmdline}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The new kernel does not bring the services back: the machine is by itself on the old one again, and so are they.
 
+mod grub_uefi;
 mod health;
 mod no_loop;
 mod trouble;
@@ -18,6 +19,7 @@ use crate::ready::{self, STAGED, SYSTEMD_BOOT};
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
+pub use grub_uefi::SCENARIO as GRUB_UEFI;
 pub use health::SCENARIO as HEALTH;
 pub use no_loop::{EARLY as NO_LOOP_EARLY, SCENARIO as NO_LOOP};
 pub use trouble::Trouble;
@@ -169,12 +171,8 @@ impl Start {
 
     /// The old kernel boots by default, and the machine stays where it is.
     pub fn expect_no_second_attempt(&self, ctx: &mut Ctx) -> Result<()> {
-        ctx.step("an ordinary reboot leads to the old kernel, too");
-        let (boot, old) = (ctx.vm.boot_id()?, ctx.about().old_kernel.clone());
-        ctx.vm.ssh("systemctl reboot --no-block")?;
-        ctx.vm.wait_new_boot(&boot, BOOT_LIMIT)?;
-        ctx.vm.wait_idle(BOOT_LIMIT)?;
-        ctx.expect_kernel(&old)?;
+        let old = ctx.about().old_kernel.clone();
+        guest::reboot(ctx, &old)?;
         let state = guest::state(&ctx.vm)?;
         ensure!(state == "fell-back", "the update is {state}");
         expect_nothing_left_but_the_pin(ctx)
