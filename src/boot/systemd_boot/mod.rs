@@ -119,6 +119,12 @@ impl SystemdBoot {
         bail!("with {DEFAULT}={entry} systemd-boot would still boot {instead} by default; see bootctl list")
     }
 
+    /// Release of what would boot by default if the variable were `variable`.
+    fn booted_with(&self, variable: Option<&str>) -> Result<Option<String>> {
+        let choice = Choice { variable: variable.map(Into::into), ..self.choice()? };
+        Ok(self.menu()?.boots(&choice).and_then(|e| e.release.clone()))
+    }
+
     /// Runs `step`; where it fails the variable becomes `otherwise`.
     fn all_or_nothing(&self, otherwise: Option<&str>, step: impl FnOnce() -> Result<()>) -> Result<()> {
         step().map_err(|error| match self.set_default(otherwise) {
@@ -186,19 +192,19 @@ impl BootLoader for SystemdBoot {
             // systemd-boot goes on counting then, and systemd-bless-boot ends that after the next ordinary boot.
             tracing::warn!("boots of kernel {release} are still counted: {e:#}");
         }
-        let boots = || Ok::<_, anyhow::Error>(self.default_release()?.as_deref() == Some(release));
+        let before = pin.before.as_deref();
+        // Reckoned, not tried: on the way back never, not for a moment, may the other kernel be the default.
+        let would_do = |variable| Ok::<_, anyhow::Error>(self.booted_with(variable)?.as_deref() == Some(release));
         let bless = || {
-            self.set_default(pin.before.as_deref())?;
-            if boots()? {
-                return Ok(());
+            if would_do(before)? {
+                return self.set_default(before);
             }
-            let before = pin.before.as_deref().unwrap_or_default();
-            self.set_default(None)?;
-            if boots()? {
+            let before = before.unwrap_or_default();
+            if would_do(None)? {
                 tracing::warn!(
                     "{DEFAULT} was '{before}' and would keep kernel {release} from being booted: it is removed"
                 );
-                return Ok(());
+                return self.set_default(None);
             }
             let entry = self.require_entry(&self.menu()?, release)?.id;
             tracing::warn!(

@@ -26,6 +26,7 @@ impl Machine {
             set-default)
                 if [ -e {root}/broken ]; then echo 'no space left' >&2; exit 1; fi
                 if [ -e {root}/deaf ]; then exit 0; fi
+                echo "${{2:-nothing}}" >>{root}/said
                 rm -f {variable}
                 [ -z "$2" ] || (printf '\007\0\0\0'; printf %s "$2" | sed 's/./&\x00/g'; printf '\0\0') >{variable}
                 ;;
@@ -187,6 +188,17 @@ fn blessed() {
     let pin = m.pin(OLD).unwrap();
     m.boot.bless(&pin, NEW).unwrap();
     assert_eq!((m.variable(), m.boots().as_str()), (Some(id(NEW)), NEW), "loader.conf is not kup's to change");
+}
+
+/// A reset in the middle of it would boot what the variable names by then.
+#[test]
+fn what_is_pinned_stays_the_default_while_it_is_blessed() {
+    let m = Machine::new();
+    m.set(DEFAULT, Some(&id(NEW)));
+    let pin = m.pin(OLD).unwrap();
+    m.boot.bless(&pin, OLD).unwrap();
+    let said = fs::read_to_string(m.boot.paths.at("/said")).unwrap();
+    assert_eq!((said, m.boots()), (format!("{}\n", id(OLD)), OLD.into()));
 }
 
 #[test]
