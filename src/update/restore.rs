@@ -179,31 +179,34 @@ fn unlock_images(paths: &Paths, record: &mut Record, last_chance: bool) -> Resul
 fn verify_images(paths: &Paths, systemd: &Systemd, record: &mut Record) {
     let phase = record.begin("verify");
     let (images, top) = (paths.images(record.id.as_str()), paths.state_dir());
-    for name in resumable(record) {
-        if let Err(e) = trust::only_ours(&images.join(name.as_str()), &top) {
-            lose(record, &name, format!("its image is not to be trusted: {e:#}"));
-        } else if let Err(e) = memory::begin(systemd, &name) {
-            // Whoever waits for the pager asks for it once more.
-            tracing::warn!("{name}: {e:#}");
-        }
-    }
     let sound = |name: &UnitName, unit: &UnitRecord| {
         let manifest = unit.manifest.as_deref().context("its image was never sealed")?;
         manifest::verify(&images.join(name.as_str()), manifest)
     };
-    let damaged: Vec<(UnitName, String)> = thread::scope(|scope| {
-        let units = record.units.iter().filter(|(_, u)| u.state.may_resume());
-        let threads: Vec<_> = units.map(|(name, unit)| (name, scope.spawn(move || sound(name, unit)))).collect();
+    let lost: Vec<(UnitName, String)> = thread::scope(|scope| {
+        let mut verdicts: Vec<(UnitName, Result<()>)> = Vec::new();
+        let mut threads = Vec::new();
+        for (name, unit) in record.units.iter().filter(|(_, u)| u.state.may_resume()) {
+            let trusted = trust::only_ours(&images.join(name.as_str()), &top);
+            if let Err(e) = trusted.context("its image is not to be trusted") {
+                verdicts.push((name.clone(), Err(e)));
+                continue;
+            }
+            threads.push((name, scope.spawn(move || sound(name, unit))));
+            // PID 1 takes its time to answer. Whoever waits for the pager asks for it once more.
+            if let Err(e) = memory::begin(systemd, name) {
+                tracing::warn!("{name}: {e:#}");
+            }
+        }
         // Meanwhile: the kernel takes a moment to make devices of what came over.
         let kept = ram::frames(paths, record).map(|frames| frames.is_some()).map_err(|e| format!("{e:#}"));
-        let verdicts = threads.into_iter().filter_map(|(name, thread)| {
+        for (name, thread) in threads {
             let sound = thread.join().unwrap_or_else(|_| bail!("its image cannot be verified: a thread broke"));
-            let verdict = sound.and_then(|()| ram::verify(&images.join(name.as_str()), &kept));
-            Some((name.clone(), format!("{:#}", verdict.err()?)))
-        });
-        verdicts.collect()
+            verdicts.push((name.clone(), sound.and_then(|()| ram::verify(&images.join(name.as_str()), &kept))));
+        }
+        verdicts.into_iter().filter_map(|(name, verdict)| Some((name, format!("{:#}", verdict.err()?)))).collect()
     });
-    for (name, reason) in damaged {
+    for (name, reason) in lost {
         memory::stop(systemd, &name);
         lose(record, &name, reason);
     }
