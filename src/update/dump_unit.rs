@@ -6,14 +6,16 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::precopy::{self, Precopied, Where};
-use super::{ExternalFile, UnitRecord, UnitState, carry, complete, huge, manifest, oom, timers};
+use super::{ExternalFile, Round, UnitRecord, UnitState, carry, complete, huge, manifest, oom, timers};
 use crate::criu::{Dump, Externals, PageError, PageServer, mm, plain};
 use crate::inspect::{self, UnitProcs, smaps};
 use crate::net::repair;
+use crate::store::Foam;
 use crate::store::arena::Arena;
 use crate::store::ram::Ram;
 use crate::sys::{self, freezer::Freezer};
@@ -78,16 +80,18 @@ impl Plan {
     ) -> Result<()> {
         ensure!(self.status.main_pid > 0, "it has no main process (it is {})", self.status.active);
         let namespaces = entered(self.status.main_pid)?;
-        let (server, socket) = PageServer::start(stored.foam)?;
-        let ram = stored.ram;
+        let Precopied { foam, ram, parent, rounds } = stored;
+        let (server, socket) = PageServer::start(foam)?;
         let dump = self.dump(criu, images, &namespaces);
-        let dump = Dump { pages: Some(socket), parent: stored.parent.as_deref(), ..dump };
+        let dump = Dump { pages: Some(socket), parent: parent.as_deref(), ..dump };
         // Asked before CRIU traces it: only one can.
         let mdwe = sys::mdwe::get(self.status.main_pid).context("cannot ask whether it denies write-and-execute")?;
         let (record, server) = (RefCell::new(None), Cell::new(Some(server)));
+        let stands_still = Cell::new(Instant::now());
         let mut trouble = None;
         let result = dump.run(
             || {
+                stands_still.set(Instant::now());
                 let procs = inspect::unit(&self.unit)?;
                 frozen(&procs)?;
                 let found = UnitRecord { mdwe, ..self.look(&procs, &namespaces, images)? };
@@ -102,8 +106,14 @@ impl Plan {
                 let (Some((mut found, procs)), Some(server)) = (record.borrow_mut().take(), server.take()) else {
                     return false;
                 };
-                match self.finish(&mut found, &procs, (server, ram.as_deref()), images) {
-                    Ok(()) => complete(found),
+                let stored = server.finish().map_err(Into::into);
+                let bytes = stored.as_ref().map_or(0, Foam::written);
+                match stored.and_then(|foam| self.finish(&mut found, &procs, foam, ram.as_deref(), images)) {
+                    Ok(()) => {
+                        found.rounds =
+                            rounds.iter().copied().chain([Round::since(stands_still.get(), bytes)]).collect();
+                        complete(found)
+                    }
                     Err(e) => {
                         trouble = Some(e);
                         false
@@ -128,14 +138,15 @@ impl Plan {
         &self,
         found: &mut UnitRecord,
         procs: &UnitProcs,
-        (server, ram): (PageServer, Option<&Ram>),
+        foam: Foam,
+        ram: Option<&Ram>,
         images: &Path,
     ) -> Result<()> {
         Freezer::of(&self.status.cgroup).freeze().context("its control group cannot be frozen")?;
         for process in procs.processes.iter().filter(|p| !p.is_zombie()) {
             mm::wipe_on_fork(images, process.pid, &smaps::wiped(process.pid)?)?;
         }
-        complete::check(procs, &plain::finish(server.finish()?, images)?)?;
+        complete::check(procs, &plain::finish(foam, images)?)?;
         if let Some(table) = ram.map(Ram::table) {
             tracing::info!("{}: {} MiB of its memory are in RAM", self.unit, table.bytes() >> 20);
             fs::write(images.join(plain::RAM), table.encode())?;
@@ -183,6 +194,7 @@ impl Plan {
             timers: timers::expired(procs),
             manifest: None,
             fallback: self.fallback,
+            rounds: Vec::new(),
         })
     }
 

@@ -39,7 +39,7 @@ pub mod undo;
 pub use history::{History, HistoryLine};
 pub use id::{BadUpdateId, UpdateId};
 pub use lock::Lock;
-pub use record::{Carried, ExternalFile, Phase, Pin, Record, RecordError, TargetKernel, UnitRecord, now_usec};
+pub use record::{Carried, ExternalFile, Phase, Pin, Record, RecordError, Round, TargetKernel, UnitRecord, now_usec};
 pub use state::{Event, Illegal, State, UnitState};
 pub use this_boot::ThisBoot;
 pub use timers::ExpiredTimer;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::undo;
+use super::{Round, undo};
 use crate::criu::{Dump, PageServer, plain};
 use crate::store::arena::Arena;
 use crate::store::ram::Ram;
@@ -33,13 +33,8 @@ pub struct Precopied {
     pub ram: Option<Arc<Ram>>,
     /// The images of the last round, as [`Dump::parent`] takes them.
     pub parent: Option<String>,
-}
-
-/// What one round has written, and how long it took.
-#[derive(Debug, Clone, Copy)]
-struct Round {
-    bytes: u64,
-    time: Duration,
+    /// The rounds, the first one first.
+    pub rounds: Vec<Round>,
 }
 
 /// Where a unit's memory is to be stored.
@@ -61,13 +56,15 @@ pub struct Where<'a> {
 pub fn run(last: &Dump, place: &Where) -> Result<Precopied> {
     let images = place.images;
     let (medium, ram) = slots(place)?;
-    let mut stored = Precopied { foam: Foam::new(medium.clone()), ram: ram.clone(), parent: None };
-    let mut rounds: Vec<Round> = Vec::new();
+    let mut stored = Precopied { foam: Foam::new(medium.clone()), ram: ram.clone(), parent: None, rounds: Vec::new() };
     let first = Instant::now();
-    let fits = |rounds: &[Round]| first.elapsed() + rounds.last().map_or(Duration::ZERO, |last| last.time) < WITHIN;
-    while rounds.len() < MOST_ROUNDS && fits(&rounds) && pays(&rounds) {
+    let fits = |rounds: &[Round]| {
+        let next = rounds.last().map_or(Duration::ZERO, |last| Duration::from_micros(last.usec));
+        first.elapsed() + next < WITHIN
+    };
+    while stored.rounds.len() < MOST_ROUNDS && fits(&stored.rounds) && pays(&stored.rounds) {
         let begun = Instant::now();
-        let n = rounds.len();
+        let n = stored.rounds.len();
         let dir = images.join(ROUNDS).join(n.to_string());
         DirBuilder::new().mode(0o700).recursive(true).create(&dir).context("memory cannot be stored")?;
         stored = match round(last, &dir, stored, n) {
@@ -83,9 +80,8 @@ pub fn run(last: &Dump, place: &Where) -> Result<Precopied> {
         };
         // What is on disk by then does not have to be written while the unit stands still.
         medium.sync().context("memory cannot be stored")?;
-        rounds.push(Round { bytes: stored.foam.written(), time: begun.elapsed() });
+        stored.rounds.push(Round::since(begun, stored.foam.written()));
     }
-    tracing::debug!("memory copied in advance: {rounds:?}");
     Ok(stored)
 }
 
@@ -95,7 +91,7 @@ pub fn run(last: &Dump, place: &Where) -> Result<Precopied> {
 /// When the images' directory cannot be written to.
 pub fn none(place: &Where) -> Result<Precopied> {
     let (medium, ram) = slots(place)?;
-    Ok(Precopied { foam: Foam::new(medium), ram, parent: None })
+    Ok(Precopied { foam: Foam::new(medium), ram, parent: None, rounds: Vec::new() })
 }
 
 /// What pages are written to, and what of that is in RAM.
@@ -130,7 +126,7 @@ fn round(last: &Dump, images: &Path, stored: Precopied, n: usize) -> Result<Prec
     let dumped = Dump { criu, images, main_pid, namespaces, ghost_limit, pages, parent }.pre_dump();
     let foam = server.finish();
     dumped?;
-    Ok(Precopied { foam: foam?, ram: stored.ram, parent: Some(format!("{ROUNDS}/{n}")) })
+    Ok(Precopied { foam: foam?, parent: Some(format!("{ROUNDS}/{n}")), ..stored })
 }
 
 /// Does another round leave much less for the end? What a round writes was changed while the one before it went on, so that
@@ -140,8 +136,8 @@ fn pays(rounds: &[Round]) -> bool {
         [] => true,
         [first] => first.bytes > SMALL,
         [.., before, last] => {
-            let rate = last.bytes as f64 / before.time.as_secs_f64().max(1e-3);
-            let bandwidth = last.bytes as f64 / last.time.as_secs_f64().max(1e-3);
+            let rate = last.bytes as f64 / before.seconds();
+            let bandwidth = last.bytes as f64 / last.seconds();
             last.bytes > SMALL && rate < SHRINK * bandwidth
         }
     }
@@ -157,7 +153,7 @@ mod tests {
         let (mut rounds, mut dirty) = (Vec::new(), size);
         while rounds.len() < MOST_ROUNDS && pays(&rounds) {
             let time = 0.5 + dirty / bandwidth;
-            rounds.push(Round { bytes: dirty as u64, time: Duration::from_secs_f64(time) });
+            rounds.push(Round { bytes: dirty as u64, usec: (time * 1e6) as u64 });
             dirty = (rate * time).min(size);
         }
         (rounds.len(), dirty)

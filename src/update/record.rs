@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +153,31 @@ pub struct UnitRecord {
     /// What the unit falls back on when the new kernel does not bring it back.
     #[serde(default)]
     pub fallback: Fallback,
+    /// How its memory was stored: in rounds while it ran, and the last time while it stood still.
+    #[serde(default)]
+    pub rounds: Vec<Round>,
+}
+
+/// What was stored of a unit's memory in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Round {
+    /// Bytes of pages.
+    pub bytes: u64,
+    /// How long it took until they were on their medium, microseconds.
+    pub usec: u64,
+}
+
+impl Round {
+    /// For what began at `begun` and ends now.
+    pub fn since(begun: Instant, bytes: u64) -> Self {
+        Self { bytes, usec: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX) }
+    }
+
+    /// How long it took, seconds; never nothing at all.
+    pub fn seconds(&self) -> f64 {
+        (self.usec as f64 / 1e6).max(1e-3)
+    }
 }
 
 /// A file that CRIU is handed from outside.

@@ -73,6 +73,7 @@ pub fn update(ctx: &mut Ctx, keys: Keys, written: u64) -> Result<Took> {
     for (name, took) in guest::phases(&record) {
         ctx.step(&format!("{name}: {took:.3} s"));
     }
+    ctx.step(&format!("stored in rounds: {}", record["units"][UNIT]["rounds"]));
     ctx.step("reading every key");
     ctx.vm.peer().enter(|| memcached::verify(keys))??;
     ctx.vm.wait_idle(BOOT_LIMIT)?;

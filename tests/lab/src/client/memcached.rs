@@ -96,7 +96,7 @@ pub struct Writer {
 }
 
 /// So many at a time.
-const BATCH: u64 = 32;
+const BATCH: u64 = 128;
 
 impl Writer {
     /// Connects.
@@ -106,6 +106,9 @@ impl Writer {
 }
 
 impl Talk for Writer {
+    /// As fast as memcached takes it: a pause would decide how much is written, whatever the share of keys.
+    const BEAT: Duration = Duration::ZERO;
+
     fn exchange(&mut self, n: u64) -> Result<()> {
         let keys: Vec<u64> = (n * BATCH..(n + 1) * BATCH).map(|n| n % self.keys.count.max(1)).collect();
         self.connection.send(&keys.iter().flat_map(|n| set(*n, self.keys.size)).collect::<Vec<_>>())?;

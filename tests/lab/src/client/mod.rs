@@ -20,9 +20,6 @@ use crate::vm::namespace::Namespace;
 
 /// How long a client waits for an answer: longer than any update takes here.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Time between two requests.
-const BEAT: Duration = Duration::from_millis(50);
-
 /// One TCP connection to the guest.
 #[derive(Debug)]
 pub struct Connection {
@@ -88,6 +85,9 @@ impl Connection {
 
 /// Someone who asks a service something again and again over one connection.
 pub trait Talk: Send + 'static {
+    /// Time between an answer and the next request.
+    const BEAT: Duration = Duration::from_millis(50);
+
     /// The `n`th request and its answer; an answer that is not what it must be is an error.
     fn exchange(&mut self, n: u64) -> Result<()>;
 }
@@ -130,7 +130,7 @@ impl Pulse {
     }
 }
 
-fn beat(mut talk: impl Talk, stopped: &AtomicBool) -> Result<Rhythm> {
+fn beat<T: Talk>(mut talk: T, stopped: &AtomicBool) -> Result<Rhythm> {
     let mut rhythm = Rhythm::default();
     let mut last = Instant::now();
     loop {
@@ -141,7 +141,7 @@ fn beat(mut talk: impl Talk, stopped: &AtomicBool) -> Result<Rhythm> {
         if stopped.load(Ordering::Relaxed) {
             return Ok(rhythm);
         }
-        std::thread::sleep(BEAT);
+        std::thread::sleep(T::BEAT);
     }
 }
 
