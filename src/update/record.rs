@@ -18,6 +18,8 @@ use crate::watchdog::Deadman;
 
 /// The format that this version writes; others are refused, not guessed at.
 const VERSION: u32 = 1;
+/// How the digest's line begins.
+const DIGEST: &str = "\n  \"digest\": ";
 
 /// One update. Written atomically (and synced) before each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +69,7 @@ pub struct Record {
     /// Boot id of the boot in which units are restored, once there is one.
     #[serde(default)]
     pub restore_boot: Option<String>,
-    /// Boots of the old kernel that began to restore units, the last one included.
+    /// Boots of the old kernel in which units were to be restored, the last one included.
     #[serde(default)]
     pub fall_back_boots: Vec<String>,
     /// What the shutdown stops before the checkpoint, and what is started again where it is called off.
@@ -249,6 +251,18 @@ pub enum RecordError {
 }
 
 /// Where a second copy of the record at `path` lies.
+/// Of a record's text as it is without one. Not of what is made of the text: a version that knows more fields than the one that
+/// wrote it would make something else of it.
+fn digest(text: &[u8]) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text))
+}
+
+/// Is `found`, which is in `text`, the digest of all the rest?
+fn fits(text: &[u8], found: &str) -> bool {
+    let without = |text: &str| text.replacen(&format!("{DIGEST}\"{found}\""), &format!("{DIGEST}null"), 1);
+    std::str::from_utf8(text).is_ok_and(|text| digest(without(text).as_bytes()) == found)
+}
+
 fn copy_of(path: &Path) -> PathBuf {
     path.with_extension("copy.json")
 }
@@ -323,7 +337,7 @@ impl Record {
             _ => {
                 let mut record: Self = serde_json::from_value(value).map_err(damaged)?;
                 match record.digest.take() {
-                    Some(digest) if digest != record.digest_of_rest() => {
+                    Some(digest) if !fits(text, &digest) => {
                         Err(damaged(serde::de::Error::custom("its digest does not fit")))
                     }
                     _ => Ok(record),
@@ -332,19 +346,14 @@ impl Record {
         }
     }
 
-    fn digest_of_rest(&self) -> String {
-        let text = serde_json::to_vec(self).unwrap_or_default();
-        format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text))
-    }
-
-    /// Reads the record at `path`; `None` where there is none. Where it is damaged or lost its copy counts, which is never
-    /// older: a step that the copy knows of has not begun when the record does not.
+    /// Reads the record at `path`; `None` where there is none. Where it cannot be read or is lost its copy counts, which is
+    /// never older: a step that the copy knows of has not begun when the record does not.
     ///
     /// # Errors
     /// As [`Record::parse`], and [`RecordError::Io`].
     pub fn load(path: &Path) -> Result<Option<Self>, RecordError> {
         match (Self::load_one(path), Self::load_one(&copy_of(path))) {
-            (Err(RecordError::Damaged { .. }) | Ok(None), Ok(Some(copy))) => Ok(Some(copy)),
+            (Err(RecordError::Damaged { .. } | RecordError::Io { .. }) | Ok(None), Ok(Some(copy))) => Ok(Some(copy)),
             (record, _) => record,
         }
     }
@@ -362,7 +371,8 @@ impl Record {
     /// # Errors
     /// None of this version's records has any.
     pub fn render(&self) -> serde_json::Result<Vec<u8>> {
-        serde_json::to_vec_pretty(&Self { digest: Some(self.digest_of_rest()), ..self.clone() })
+        let with = |digest| serde_json::to_vec_pretty(&Self { digest, ..self.clone() });
+        with(Some(digest(&with(None)?)))
     }
 
     /// Writes the record: complete and synced, or not at all; its copy first.

@@ -62,6 +62,31 @@ fn a_flipped_bit_is_found_and_the_copy_counts() {
     assert!(matches!(Record::load(&path), Err(RecordError::Damaged { .. })));
 }
 
+/// Written by a version that knew a field less.
+#[test]
+fn an_older_record_is_whole() {
+    let path = Path::new("record.json");
+    let text = String::from_utf8(record().render().unwrap()).unwrap();
+    let older = text.replace("  \"fall_back_boots\": [],\n", "");
+    assert!(older.len() < text.len() && Record::parse(older.as_bytes(), path).is_err(), "a line is missing");
+    let found = serde_json::from_str::<serde_json::Value>(&text).unwrap()["digest"].as_str().unwrap().to_owned();
+    let without = older.replace(&format!("\"{found}\""), "null");
+    let older = without.replace("null,\n  \"id\"", &format!("\"{}\",\n  \"id\"", digest(without.as_bytes())));
+    assert_eq!(Record::parse(older.as_bytes(), path).unwrap(), record());
+}
+
+#[test]
+fn a_record_that_the_disk_does_not_give_has_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("record.json");
+    record().save(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(Record::load(&path).unwrap().unwrap(), record());
+    fs::remove_file(copy_of(&path)).unwrap();
+    assert!(matches!(Record::load(&path), Err(RecordError::Io { .. })));
+}
+
 #[test]
 fn damaged_and_foreign_records_are_refused() {
     let path = Path::new("record.json");
