@@ -31,10 +31,10 @@ pub(super) async fn status(context: &Context) -> Result<Exit, Error> {
 pub(super) fn ended(update: &Update) -> Exit {
     match update.state.as_str() {
         "refused" => Exit::Blocked,
-        "aborted" => Exit::Aborted,
         "failed" => Exit::Failed,
         // Before the end, a cold start is what was accepted.
         _ if update.is_final() && update.has_cold_units() => Exit::Failed,
+        "aborted" => Exit::Aborted,
         "fell-back" => Exit::FellBack,
         _ => Exit::Ok,
     }

@@ -45,7 +45,7 @@ impl Output {
         self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[{section}]\nCPUWeight=10000\n"))
     }
 
-    /// Orders `unit` of kup's own after `other`.
+    /// Orders `unit` after `other`.
     pub(super) fn after(&self, unit: &str, other: &str) -> io::Result<()> {
         self.dropin(unit, "50-kup-after.conf", &format!("{HEADER}[Unit]\nAfter={other}\n"))
     }

@@ -68,8 +68,11 @@ pub fn run(paths: &Paths, normal: &Path, soft_reboot: bool, log: &mut dyn FnMut(
         Ok(None) => return Ok(()),
         Ok(Some(record)) => record,
         Err(e) => {
-            // Nothing is restored from what cannot be read; settling tells and cleans up.
+            // Nothing is restored from what cannot be read; settling tells and cleans up, before services go on without it.
             log(&e.to_string());
+            for (unit, _) in &marked.units {
+                out.after(unit.name.as_str(), "kup-settle.service")?;
+            }
             return out.link(WANTS, "kup-settle.service");
         }
     };

@@ -3,9 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::{Event, Lock, Record, State, ThisBoot, UnitState, arm, bless, fall_back, memory, restore, trial, undo};
+use super::{
+    Event, Lock, Record, RecordError, State, ThisBoot, UnitState, arm, bless, fall_back, memory, restore, trial, undo,
+};
 use crate::net;
 use crate::paths::Paths;
 use crate::systemd::Systemd;
@@ -27,7 +29,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// When the record cannot be read or written, or the way back cannot be begun.
 pub fn run(paths: &Paths) -> Result<()> {
     let lock = Lock::wait(&paths.lock(), ASSESSED_WITHIN)?;
-    let Some(mut record) = Record::load(&paths.record())? else { return Ok(()) };
+    let Some(mut record) = Record::load(&paths.record()).or_else(|e| unreadable(paths, e))? else { return Ok(()) };
     if record.state().is_final() {
         return if record.wiped { Ok(()) } else { bless::finish(paths, &mut record) };
     }
@@ -36,6 +38,8 @@ pub fn run(paths: &Paths) -> Result<()> {
     // A reverse update is itself the way back: from there is no other one.
     let first = record.reverses.is_none();
     match (ThisBoot::look(paths, &record)?, record.state()) {
+        // Its own steps see to it.
+        (ThisBoot::Ordinary, _) => Ok(()),
         (ThisBoot::Restore, State::Switching | State::Restoring) if images && first => {
             fall_back::leave(paths, &systemd, &record)
         }
@@ -58,7 +62,10 @@ pub fn run(paths: &Paths) -> Result<()> {
             arm::reverse(paths, &record, &reason)
         }
         (ThisBoot::Settle, State::Switching | State::Restoring) if !record.fall_back_boots.is_empty() => {
-            end(paths, &systemd, &mut record, "the machine went down whenever it was about to restore them")
+            end(paths, &systemd, &mut record, "boot after boot of the old kernel ended before they were restored")
+        }
+        (ThisBoot::Restore | ThisBoot::FallBack, State::Switching) => {
+            end(paths, &systemd, &mut record, "the restore did not begin")
         }
         (_, State::Restoring | State::FallingBack) => end(paths, &systemd, &mut record, "the restore was cut short"),
         (_, State::Assessing) => {
@@ -92,23 +99,49 @@ fn end(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str) -> R
         memory::stop(systemd, name);
     }
     let same_boot = record.restore_boot.as_deref() == Some(crate::kernel::boot_id(paths)?.as_str());
-    let lost = |u: &UnitState| *u == UnitState::Imaged || (*u == UnitState::Resumed && !same_boot);
-    for unit in record.units.values_mut().filter(|u| lost(&u.state)) {
+    for unit in record.units.values_mut().filter(|u| is_lost(&u.state, same_boot)) {
         unit.state = UnitState::Cold { reason: reason.into() };
     }
     record.reason = Some(reason.into());
     let switched = !matches!(record.state(), State::Checking | State::Arming | State::Armed | State::Checkpointing);
-    if !switched {
+    if switched {
+        trial::end(paths, systemd, record);
+    } else {
         // Nothing was committed: the units' memory was lost with the machine, not by the update.
         undo::unpin(paths, record).unwrap_or_else(|e| tracing::error!("{e:#}"));
     }
-    if switched {
-        trial::end(paths, systemd, record);
+    let written = record.advance(if switched { Event::Fail } else { Event::Abort }, &paths.record());
+    if written.is_err() {
+        void(paths)?;
     }
-    record.advance(if switched { Event::Fail } else { Event::Abort }, &paths.record())?;
     if let Err(e) = net::lock::unlock() {
         tracing::error!("{e:#}");
     }
-    bless::finish(paths, record)?;
-    restore::settle_units(systemd, record)
+    let finished = written.map_err(Into::into).and_then(|()| bless::finish(paths, record));
+    restore::settle_units(systemd, record)?;
+    finished
+}
+
+/// Of units that still run by the record of another boot nothing is left, nor of what was resumed in another boot.
+fn is_lost(state: &UnitState, same_boot: bool) -> bool {
+    match state {
+        UnitState::Running | UnitState::Imaged | UnitState::Void => true,
+        UnitState::Resumed => !same_boot,
+        _ => false,
+    }
+}
+
+/// Services start cold in a boot whose generator could not read the record, and wait for this: what was to bring them back
+/// must never be used any more, also where the record can be read again.
+fn unreadable(paths: &Paths, error: RecordError) -> Result<Option<Record>> {
+    void(paths)?;
+    Err(error.into())
+}
+
+/// Images whose end cannot be written down must not be there when services start cold.
+fn void(paths: &Paths) -> Result<()> {
+    undo::wipe(&paths.images_root()).context(
+        "services that live through updates stay down, because their images can neither be used nor removed: make the disk \
+         writable, then run: systemctl start kup-settle.service",
+    )
 }

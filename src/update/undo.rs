@@ -39,6 +39,11 @@ pub fn abort(paths: &Paths, systemd: &Systemd, record: &mut Record, reason: &str
     step("the boot loader stays pinned", unpin(paths, record));
     step("drop-ins stay", checkpoint::release_systemd(systemd, record));
     step("kup-checkpoint.service stays", release_checkpoint_unit(systemd));
+    if record.state() != State::Switching {
+        // Those whose restart was accepted go on as well.
+        let accepted = record.units.values_mut().filter(|u| matches!(u.state, UnitState::Cold { .. }));
+        accepted.for_each(|unit| unit.state = UnitState::Running);
+    }
     record.reason = Some(reason.into());
     let event = if record.state() == State::Switching { Event::Fail } else { Event::Abort };
     record.advance(event, &paths.record())?;
