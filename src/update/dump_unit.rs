@@ -194,6 +194,7 @@ impl Plan {
             timers: timers::expired(procs),
             manifest: None,
             fallback: self.fallback,
+            inet: !procs.inet.is_empty() && !namespaces.iter().any(|n| n == "net"),
             rounds: Vec::new(),
         })
     }

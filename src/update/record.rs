@@ -155,9 +155,17 @@ pub struct UnitRecord {
     /// What the unit falls back on when the new kernel does not bring it back.
     #[serde(default)]
     pub fallback: Fallback,
+    /// Has it sockets (TCP, UDP, …) in the machine's network, so that its restore waits for that?
+    #[serde(default = "yes")]
+    pub inet: bool,
     /// How its memory was stored: in rounds while it ran, and the last time while it stood still.
     #[serde(default)]
     pub rounds: Vec<Round>,
+}
+
+/// What is so where a record does not tell.
+fn yes() -> bool {
+    true
 }
 
 /// What was stored of a unit's memory in one go.

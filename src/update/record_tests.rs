@@ -19,6 +19,7 @@ fn record() -> Record {
         timers: Vec::new(),
         manifest: Some("5a".into()),
         fallback: Fallback::None,
+        inet: true,
         rounds: vec![Round { bytes: 4096, usec: 7 }],
     };
     r.units.insert("a".parse().unwrap(), unit);

@@ -151,7 +151,9 @@ impl<'a> RestoreAll<'a> {
             let begun = now_usec();
             start::wait_for_directories(self.systemd, deadline)?;
             memory::listen(self.systemd, name, self.timeout)?;
-            self.network.pass();
+            if unit.inet {
+                self.network.pass();
+            }
             let pid = placeholder.restore(unit, images, |criu| {
                 let ready = prepare(unit, &placeholder, criu);
                 let go = match ready {
