@@ -218,7 +218,7 @@ pub struct Carried {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
-    /// `check`, `arm`, `dump`, `kernel`, `restore`, …; with ` UNIT` behind it where it concerns one unit.
+    /// `check`, `arm`, `switch`, `boot`, `restore`, …; with ` UNIT` behind it where it concerns one unit.
     pub name: String,
     /// Microseconds since the epoch.
     pub start: u64,
@@ -414,6 +414,13 @@ impl Record {
     pub fn end_open_phases(&mut self) {
         let now = now_usec();
         self.phases.iter_mut().filter(|p| p.end == 0).for_each(|p| p.end = now);
+    }
+
+    /// A new boot, whose kernel began at `began` (microseconds since the epoch): what was under way ended there, and the boot
+    /// has come so far now.
+    pub fn enter_boot(&mut self, began: u64) {
+        self.phases.iter_mut().filter(|p| p.end == 0).for_each(|p| p.end = began.max(p.start));
+        self.phases.push(Phase { name: "boot".into(), start: began, end: now_usec() });
     }
 
     /// Ends the phase that [`Record::begin`] returned.

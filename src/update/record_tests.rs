@@ -63,6 +63,21 @@ fn a_flipped_bit_is_found_and_the_copy_counts() {
     assert!(matches!(Record::load(&path), Err(RecordError::Damaged { .. })));
 }
 
+#[test]
+fn the_switch_ends_where_the_new_kernel_begins() {
+    let mut r = record();
+    let switch = r.begin("switch");
+    let began = r.phases[switch].start + 3;
+    r.enter_boot(began);
+    assert_eq!(r.phases[switch].end, began);
+    assert_eq!((r.phases[1].name.as_str(), r.phases[1].start), ("boot", began));
+    // A clock that was put back.
+    let mut r = record();
+    r.begin("switch");
+    r.enter_boot(1);
+    assert!(r.phases[0].end >= r.phases[0].start);
+}
+
 /// Written by a version that knew a field less.
 #[test]
 fn an_older_record_is_whole() {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::time::{ClockId, clock_gettime};
 
 use super::network::Network;
 use super::restore_all::{self, RestoreAll, Resumed};
@@ -133,8 +134,13 @@ fn note_ended(systemd: &Systemd, record: &mut Record) {
 
 /// Writes down that units are being restored in this boot.
 fn begin(paths: &Paths, record: &mut Record, back: bool) -> Result<()> {
-    record.end_open_phases();
-    record.restore_boot = Some(kernel::boot_id(paths)?);
+    let boot = Some(kernel::boot_id(paths)?);
+    if record.restore_boot == boot {
+        record.end_open_phases();
+    } else {
+        record.enter_boot(now_usec().saturating_sub(since_boot()?));
+    }
+    record.restore_boot = boot;
     if !back {
         return Ok(record.advance(Event::NewKernel, &paths.record())?);
     }
@@ -151,6 +157,12 @@ fn begin(paths: &Paths, record: &mut Record, back: bool) -> Result<()> {
         unit.state = UnitState::Cold { reason: "the new kernel did not bring it back, and KUPFallback=none".into() };
     }
     Ok(record.advance(Event::OldKernel, &paths.record())?)
+}
+
+/// Microseconds since this kernel began.
+fn since_boot() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).context("the kernel does not tell how long it runs")?;
+    Ok(Duration::from(time).as_micros() as u64)
 }
 
 /// Units whose images may still be used.

@@ -34,7 +34,7 @@ const LEGEND: [(&str, &str); 5] = [
 fn class(phase: &Phase) -> &'static str {
     match phase.kind() {
         "freeze" | "dump" => "checkpoint",
-        "switch" | "kernel" | "initrd" => "switch",
+        "switch" | "boot" => "switch",
         "verify" | "network" | "restore" | "unlock" => "restore",
         _ => "work",
     }
