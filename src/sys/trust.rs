@@ -30,7 +30,7 @@ pub fn only_ours(dir: &Path, top: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     use super::*;
 
@@ -51,5 +51,19 @@ mod tests {
         let why = only_ours(&top.path().join("link"), top.path()).unwrap_err().to_string();
         assert!(why.contains("not a directory"), "{why}");
         assert!(only_ours(&dir.join("missing"), top.path()).is_err());
+    }
+
+    #[test]
+    fn nobody_else_may_own_it() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("SKIPPED: needs root to give a directory away");
+        }
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("a/b");
+        fs::create_dir_all(&dir).unwrap();
+        chown(top.path().join("a"), Some(12345), None).unwrap();
+        let why = only_ours(&dir, top.path()).unwrap_err().to_string();
+        assert!(why.contains("/a belongs to user 12345; 'chown root:' it"), "{why}");
+        only_ours(&dir, &dir).unwrap();
     }
 }
