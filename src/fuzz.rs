@@ -1,7 +1,12 @@
 //! Doors for `tests/fuzz` to parsers that are nobody else's business. No interface: they change as they have to.
 
 pub use crate::boot::grub::{env::parse as grubenv, menu};
-pub use crate::criu::{log::pick as criu_log, rpc::Response, swrk::Said};
+pub use crate::criu::{
+    log::pick as criu_log,
+    mm::{lazy_in as lazy, wiped_on_fork},
+    rpc::Response,
+    swrk::Said,
+};
 pub use crate::inspect::{
     diag::answers,
     fds::{anonymous, fdinfo},

@@ -1,7 +1,8 @@
 //! The frame of CRIU's images: two magic numbers, then for each message its length (32 bits, the machine's byte order) and
 //! it.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -31,6 +32,12 @@ pub enum ImageError {
 const COMMON_MAGIC: u32 = 0x5456_4319;
 /// Far above any message that is read here: the largest is that of a process's mappings, some 70 bytes for each.
 const MAX_MESSAGE: u32 = 64 << 20;
+
+/// Opens the image at `path`: what is in it, and how many bytes.
+pub(crate) fn open(path: &Path) -> Result<(BufReader<File>, u64), ImageError> {
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
+    opened.map(|(length, file)| (file, length)).map_err(|cause| ImageError::Io { path: path.into(), cause })
+}
 
 /// The messages of the image at `path`, one after the other. The frame's magic numbers have been read.
 pub(crate) struct Messages<'a, R> {

@@ -4,16 +4,16 @@
 //! random numbers in such a one, and relies on it: parents and children would give the same numbers. The image has room for
 //! it, and a restore does what it finds there.
 
-use std::fs::{self, File};
-use std::io::BufReader;
+use std::fs;
+use std::io::Read;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc::{MADV_DONTFORK, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_HUGETLB, MAP_LOCKED, MAP_PRIVATE};
 use prost::Message;
 use prost::encoding::{self, DecodeContext, WireType};
 
-use super::image::{ImageError, bytes, frame, head, messages};
+use super::image::{ImageError, bytes, frame, head, messages, open};
 
 /// criu/include/magic.h.
 const MAGIC: u32 = 0x5749_2820;
@@ -59,18 +59,33 @@ impl Mapping {
     }
 }
 
-/// Addresses of the process `pid` that CRIU will hand to the pager; mappings that touch are one range.
+fn image(images: &Path, pid: i32) -> PathBuf {
+    images.join(format!("mm-{pid}.img"))
+}
+
+/// Addresses of the process `pid` that CRIU will hand to the pager, in order; mappings that touch are one range.
 ///
 /// # Errors
 /// [`ImageError`].
 pub fn lazy(images: &Path, pid: i32) -> Result<Vec<Range<u64>>, ImageError> {
-    let path = images.join(format!("mm-{pid}.img"));
-    let io = |cause| ImageError::Io { path: path.clone(), cause };
-    let file = File::open(&path).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
+    let path = image(images, pid);
+    lazy_in(&path, open(&path)?)
+}
+
+/// As [`lazy`], of the image at `path`, of which so many bytes are in `input`.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn lazy_in(path: &Path, input: (impl Read, u64)) -> Result<Vec<Range<u64>>, ImageError> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
-    for mm in messages::<Mm>(&path, (BufReader::new(file), length), MAGIC, 1)? {
+    for mm in messages::<Mm>(path, input, MAGIC, 1)? {
         for mapping in mm.mappings.iter().filter(|m| m.can_be_lazy()) {
+            let before = ranges.last().map_or(0, |last| last.end);
+            // Whoever looks an address up in them relies on it: a page would wait for a pager that is not asked for it.
+            if mapping.start < before || mapping.end <= mapping.start {
+                let what = format!("its mapping {:#x}-{:#x} is out of order", mapping.start, mapping.end);
+                return Err(ImageError::Damaged { path: path.into(), what });
+            }
             match ranges.last_mut() {
                 Some(last) if last.end == mapping.start => last.end = mapping.end,
                 _ => ranges.push(mapping.start..mapping.end),
@@ -88,17 +103,26 @@ pub fn wipe_on_fork(images: &Path, pid: i32, ranges: &[Range<u64>]) -> Result<()
     if ranges.is_empty() {
         return Ok(());
     }
-    let path = images.join(format!("mm-{pid}.img"));
+    let path = image(images, pid);
     let io = |cause| ImageError::Io { path: path.clone(), cause };
-    let damaged = |what: String| ImageError::Damaged { path: path.clone(), what };
-    let image = fs::read(&path).map_err(io)?;
+    let wiped = wiped_on_fork(&path, &fs::read(&path).map_err(io)?, ranges)?;
+    fs::write(&path, wiped).map_err(io)
+}
+
+/// As [`wipe_on_fork`], for what is in the image at `path`; gives what is to be in it.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn wiped_on_fork(path: &Path, image: &[u8], ranges: &[Range<u64>]) -> Result<Vec<u8>, ImageError> {
+    let io = |cause| ImageError::Io { path: path.into(), cause };
+    let damaged = |what: String| ImageError::Damaged { path: path.into(), what };
     let mut output = Vec::new();
     head(&mut output, MAGIC).map_err(io)?;
-    for message in bytes(&path, (image.as_slice(), image.len() as u64), MAGIC)? {
+    for message in bytes(path, (image, image.len() as u64), MAGIC)? {
         let message = advised(&message, ranges).map_err(|e| damaged(e.to_string()))?;
         frame(&mut output, &message).map_err(io)?;
     }
-    fs::write(&path, output).map_err(io)
+    Ok(output)
 }
 
 /// The message of all mappings with more advice for some of them. Field by field, as it has more of them than are known here.
@@ -157,6 +181,20 @@ mod tests {
         std::fs::write(dir.path().join("mm-712.img"), bytes).unwrap();
         assert_eq!(lazy(dir.path(), 712).unwrap(), [0x1000..0x4000, 0x5000..0x6000]);
         assert!(lazy(dir.path(), 713).is_err());
+    }
+
+    #[test]
+    fn mappings_out_of_order_are_refused() {
+        let heap = Mapping { start: 0x1000, end: 0x3000, flags: 0x22, status: 0x201, advice: None };
+        let overlapping = Mapping { start: 0x2000, ..heap };
+        let earlier = Mapping { start: 0, end: 0x1000, ..heap };
+        for second in [overlapping, earlier, Mapping { start: 0x5000, ..heap }, Mapping { start: 0x3000, ..heap }] {
+            let mut bytes = Vec::new();
+            head(&mut bytes, MAGIC).unwrap();
+            image::message(&mut bytes, &Mm { mappings: vec![heap, second] }).unwrap();
+            let why = lazy_in(Path::new("mm-5.img"), (bytes.as_slice(), bytes.len() as u64)).unwrap_err().to_string();
+            assert!(why.contains("mm-5.img is damaged") && why.contains("out of order"), "{why}");
+        }
     }
 
     /// With a field that is not known here, before and behind.

@@ -2,7 +2,7 @@
 //! them one after the other (images/pagemap.proto, criu/pagemap.c).
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -174,11 +174,20 @@ pub enum ImportError {
 /// # Errors
 /// [`ImportError`]; also when the images need others, as those of an incremental dump do.
 pub fn read(images: &Path, owner: Owner, foam: &mut Foam) -> Result<PathBuf, ImportError> {
+    read_in(images, owner, foam, image::open)
+}
+
+/// As [`read`], of images that `open` gives: the content and its length.
+///
+/// # Errors
+/// [`ImportError`].
+pub fn read_in<R: Read>(
+    images: &Path,
+    owner: Owner,
+    foam: &mut Foam,
+    open: impl Fn(&Path) -> Result<(R, u64), ImageError>,
+) -> Result<PathBuf, ImportError> {
     let path = images.join(map_name(owner));
-    let open = |path: &Path| -> Result<_, ImageError> {
-        let file = File::open(path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
-        file.map(|(length, file)| (file, length)).map_err(|cause| ImageError::Io { path: path.into(), cause })
-    };
     let damaged = |what: &str| ImageError::Damaged { path: path.clone(), what: what.into() };
     let mut map = Messages::new(&path, open(&path)?, MAGIC)?;
     let head: Head = map.next()?.ok_or_else(|| damaged("it is empty"))?;

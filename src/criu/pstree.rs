@@ -1,7 +1,6 @@
 //! CRIU's image of the tree of processes, `pstree.img` (images/pstree.proto).
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io::Read;
 use std::path::Path;
 
 use prost::Message;
@@ -25,9 +24,15 @@ struct Entry {
 /// [`ImageError`].
 pub fn pids(images: &Path) -> Result<Vec<u32>, ImageError> {
     let path = images.join(NAME);
-    let open = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
-    let (length, file) = open.map_err(|cause| ImageError::Io { path: path.clone(), cause })?;
-    let entries: Vec<Entry> = image::messages(&path, (file, length), MAGIC, usize::MAX)?;
+    pids_in(&path, image::open(&path)?)
+}
+
+/// As [`pids`], of the image at `path`, of which so many bytes are in `input`.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn pids_in(path: &Path, input: (impl Read, u64)) -> Result<Vec<u32>, ImageError> {
+    let entries: Vec<Entry> = image::messages(path, input, MAGIC, usize::MAX)?;
     Ok(entries.into_iter().map(|entry| entry.pid).collect())
 }
 

@@ -8,6 +8,8 @@ use kup::net::images::{ImageError, connections_in};
 use kup::net::nudge::{Outstanding, message};
 use prost::Message;
 
+use super::parts;
+
 /// A packet of `criu swrk`, and the same bytes as its log.
 pub fn criu_reply(data: &[u8]) {
     if let Ok(response) = Response::decode(data) {
@@ -26,7 +28,7 @@ pub fn criu_reply(data: &[u8]) {
 
 /// `files.img`, then one image of a TCP stream after the other; four record separators are between them.
 pub fn criu_images(data: &[u8]) {
-    let parts = split(data);
+    let parts = parts(data);
     let streams = AtomicUsize::new(0);
     let open = |path: &Path| {
         let number = match path.ends_with("files.img") {
@@ -45,14 +47,4 @@ pub fn criu_images(data: &[u8]) {
         Err(ImageError::Damaged { .. }) => {}
         Err(e) => panic!("nothing but damage can be wrong with what is in memory: {e}"),
     }
-}
-
-fn split(data: &[u8]) -> Vec<&[u8]> {
-    let (mut parts, mut rest) = (Vec::new(), data);
-    while let Some(end) = rest.windows(4).position(|w| w == [0x1e; 4]) {
-        parts.push(&rest[..end]);
-        rest = &rest[end + 4..];
-    }
-    parts.push(rest);
-    parts
 }

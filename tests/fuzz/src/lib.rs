@@ -4,6 +4,7 @@
 mod boot;
 mod config;
 mod criu;
+mod criu_memory;
 mod machine;
 mod memory;
 mod unit;
@@ -12,6 +13,7 @@ mod update;
 pub use boot::{cmdline, grub};
 pub use config::config;
 pub use criu::{criu_images, criu_reply};
+pub use criu_memory::criu_memory;
 pub use machine::{netlink, proc};
 pub use memory::{index as foam_index, page_stream};
 pub use unit::unit;
@@ -21,7 +23,7 @@ pub use update::{history, record, request};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("unit", unit),
     ("record", record),
     ("history", history),
@@ -35,9 +37,21 @@ pub const TARGETS: [Target; 13] = [
     ("netlink", netlink),
     ("foam_index", foam_index),
     ("page_stream", page_stream),
+    ("criu_memory", criu_memory),
 ];
 
 /// The texts in an input that stands for several: ASCII's record separator is between them.
 fn texts(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     data.split(|b| *b == 0x1e)
+}
+
+/// The files in an input that stands for several: four record separators are between them.
+fn parts(data: &[u8]) -> Vec<&[u8]> {
+    let (mut parts, mut rest) = (Vec::new(), data);
+    while let Some(end) = rest.windows(4).position(|w| w == [0x1e; 4]) {
+        parts.push(&rest[..end]);
+        rest = &rest[end + 4..];
+    }
+    parts.push(rest);
+    parts
 }

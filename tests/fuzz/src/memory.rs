@@ -33,7 +33,11 @@ pub fn page_stream(data: &[u8]) {
             Err(e) => return assert!(!e.to_string().is_empty()),
         }
     }
-    let sealed = foam.seal();
+    comes_back(&foam.seal(), medium);
+}
+
+/// All of `sealed`, which is on `medium`, is found by its index, and read.
+pub(super) fn comes_back(sealed: &Sealed, medium: Arc<Pages>) {
     let again = Sealed::open(&sealed.index(), medium).unwrap();
     for ((owner, memory), (same, read)) in sealed.owners().zip(again.owners()) {
         assert_eq!((owner, memory.extents()), (same, read.extents()));
@@ -47,7 +51,7 @@ pub fn page_stream(data: &[u8]) {
 
 /// A medium of which only what was written takes room. What was not is an error.
 #[derive(Default)]
-struct Pages(Mutex<HashMap<u64, Vec<u8>>>);
+pub(super) struct Pages(Mutex<HashMap<u64, Vec<u8>>>);
 
 impl Medium for Pages {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
