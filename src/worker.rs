@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail};
 use libsystemd::daemon::{NotifyState, notify as sd_notify};
 
 use crate::config::Settings;
-use crate::net::links::{self, LINKS};
-use crate::net::lock::{self, LockSpec};
+use crate::net::links::{self, LINKS, Link};
+use crate::net::lock;
 use crate::paths::Paths;
 use crate::request::{CHECK_REPORT, CHECK_REQUEST, CheckRequest, UPDATE_FAILURE, UPDATE_REQUEST, UpdateRequest};
 use crate::systemd::Systemd;
 use crate::update::checkpoint::{KEXEC, NETLOCK};
-use crate::update::{Lock, Record, State, ThisBoot, arm, encryption, undo};
+use crate::update::{Lock, Record, State, ThisBoot, arm, beside, encryption, network, undo};
 use crate::{faults, kernel, packages, preflight, sys};
 
 /// Services that start on an ordinary boot get PIDs above it: kernel threads of the next kernel, which start before any
@@ -97,7 +97,7 @@ pub fn automatic(paths: &Paths) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("'kup update' ended with {status}") }
 }
 
-/// Locks the network as it was locked at the checkpoint.
+/// Locks the network as it was locked at the checkpoint; where that cannot be known, as the images say.
 ///
 /// # Errors
 /// When the rules cannot be set; TCP connections are lost then.
@@ -105,8 +105,10 @@ pub fn netlock(paths: &Paths) -> Result<()> {
     let Some(record) = note_try(paths)? else { return Ok(()) };
     faults::at("netlock.begun")?;
     encryption::unlock(paths, &record)?;
-    let path = paths.images(record.id.as_str()).join(NETLOCK);
-    let spec: LockSpec = serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?;
+    let spec = beside::read(paths, &record, NETLOCK).unwrap_or_else(|e| {
+        tracing::error!("the ports of all connections in the images are locked instead: {e:#}");
+        network::to_lock(paths, &record)
+    });
     lock::lock(&spec)
 }
 
@@ -116,14 +118,12 @@ pub fn netlock(paths: &Paths) -> Result<()> {
 /// When the record cannot be read.
 pub fn links(paths: &Paths) -> Result<()> {
     let Some(record) = to_restore(paths)? else { return Ok(()) };
-    let images = paths.images(record.id.as_str());
-    let saved = images.join(LINKS);
-    if !saved.exists() {
+    // Where they could not be saved, the checkpoint said so.
+    if !record.beside.contains_key(LINKS) {
         return Ok(());
     }
     let put_back = || {
-        sys::trust::only_ours(&images, &paths.state_dir())?;
-        let links = links::load(&saved)?;
+        let links: Vec<Link> = beside::read(paths, &record, LINKS)?;
         links::wait(paths, &links, LINKS_WITHIN);
         links::put_back(paths, &links)
     };

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
 use super::precopy::Precopied;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, memory, order, ram, trial, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, beside, memory, order, ram, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::links::{self, LINKS};
@@ -79,7 +79,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let units: Vec<UnitName> = record.units_in(UnitState::Running).cloned().collect();
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
-    save_links(paths, &images);
+    save_links(paths, record, &images);
     keep_systemd_calm(paths, systemd, record, &units)?;
     let arena = ram::arena(paths, record)?;
     let plan = |unit| plan(paths, systemd, unit, record, &settings, arena.as_ref());
@@ -120,8 +120,8 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
             })
             .collect();
         let ready = all_ready(&chair, record).and_then(|()| stays(record, arena.as_deref()));
-        let locked = || Ok(fs::write(images.join(NETLOCK), serde_json::to_vec(&*held.lock().expect("no poison"))?)?);
-        let verdict = ready.and_then(|()| locked()).and_then(|()| commit(paths, record, &images, phase));
+        let locked = ready.and_then(|()| beside::write(record, &images, NETLOCK, &*held.lock().expect("no poison")));
+        let verdict = locked.and_then(|()| commit(paths, record, &images, phase));
         let go = verdict.is_ok();
         if go {
             trial::begin(paths, systemd, record);
@@ -215,12 +215,9 @@ fn make_images(paths: &Paths, record: &Record, units: &[UnitName]) -> Result<Pat
 }
 
 /// Without them the restore waits until the network is configured anew.
-fn save_links(paths: &Paths, images: &Path) {
-    let save = || -> Result<()> {
-        let links = links::look(paths)?;
-        Ok(fs::write(images.join(LINKS), serde_json::to_vec(&links)?)?)
-    };
-    if let Err(e) = save() {
+fn save_links(paths: &Paths, record: &mut Record, images: &Path) {
+    let saved = links::look(paths).and_then(|links| beside::write(record, images, LINKS, &links));
+    if let Err(e) = saved {
         tracing::warn!("the restore will wait for the network: {e:#}");
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod affinity;
 pub mod arm;
 mod ballast;
+pub(crate) mod beside;
 pub mod bless;
 mod carry;
 pub mod checkpoint;
@@ -18,7 +19,7 @@ mod lock;
 mod manifest;
 mod meeting;
 pub mod memory;
-mod network;
+pub(crate) mod network;
 mod oom;
 mod order;
 mod precopy;

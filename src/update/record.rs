@@ -84,6 +84,9 @@ pub struct Record {
     pub earlier_pin: Option<Pin>,
     /// Local addresses that restored TCP sockets are bound to; restore waits for them.
     pub addresses: Vec<IpAddr>,
+    /// Digests of the files beside the images that are read before these are verified, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<String, String>,
     /// Every marked unit.
     pub units: BTreeMap<UnitName, UnitRecord>,
     /// What took how long, in order of beginning.
@@ -308,6 +311,7 @@ impl Record {
             pin: None,
             earlier_pin: None,
             addresses: Vec::new(),
+            beside: BTreeMap::new(),
             units: BTreeMap::new(),
             phases: Vec::new(),
         }

@@ -8,7 +8,6 @@ pub mod drivers;
 mod shown;
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -100,15 +99,6 @@ pub fn wait(paths: &Paths, links: &[Link], timeout: Duration) {
         udev = udev.or_else(|| Haste::of(&paths.at(UDEV)));
         sleep(POLL);
     }
-}
-
-/// Reads what was saved at `path`.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn load(path: &Path) -> Result<Vec<Link>> {
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
 }
 
 fn ip(args: &[&str], input: &str) -> Result<String> {
