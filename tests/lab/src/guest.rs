@@ -108,11 +108,24 @@ pub fn expect_done(record: &Value, units: &[&str]) -> Result<()> {
 
 /// Phases of an update as figures, in seconds.
 pub fn phases(record: &Value) -> Vec<(String, f64)> {
-    let phase = |p: &Value| {
-        let took = p["end"].as_u64()?.checked_sub(p["start"].as_u64()?)?;
-        Some((p["name"].as_str()?.to_owned(), took as f64 / 1e6))
-    };
-    record["phases"].as_array().into_iter().flatten().filter_map(phase).collect()
+    let took = |(name, start, end): (&str, u64, u64)| Some((name.to_owned(), end.checked_sub(start)? as f64 / 1e6));
+    phases_with_ends(record).filter_map(took).collect()
+}
+
+/// Name, start and end of what the record has of phases, in microseconds; one that has not ended has an end of 0.
+fn phases_with_ends(record: &Value) -> impl Iterator<Item = (&str, u64, u64)> {
+    let phases = record["phases"].as_array().into_iter().flatten();
+    phases.filter_map(|p| Some((p["name"].as_str()?, p["start"].as_u64()?, p["end"].as_u64()?)))
+}
+
+/// kup's own gap in seconds: from the freeze until the last connection was released. By the guest's clock, which the new
+/// kernel may have to the second only.
+pub fn gap(record: &Value) -> Result<f64> {
+    let of = |name: &'static str| phases_with_ends(record).filter(move |phase| phase.0 == name);
+    let freeze = of("freeze and dump").map(|phase| phase.1).min().context("the record does not say when it froze")?;
+    let unlock = of("unlock").map(|phase| phase.2).max().context("the record does not say when it unlocked")?;
+    let gap = unlock.checked_sub(freeze).context("the record has connections released before the freeze")?;
+    Ok(gap as f64 / 1e6)
 }
 
 /// Seconds that the phases of these names took together; one that is missing is an error.
@@ -161,4 +174,20 @@ pub fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Re
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gap_is_from_the_freeze_to_the_last_release() {
+        let phase = |name: &str, start: u64, end: u64| serde_json::json!({ "name": name, "start": start, "end": end });
+        let mut phases = vec![phase("check", 1, 2), phase("freeze and dump", 2_000_000, 3_000_000)];
+        let record = |phases: &[Value]| serde_json::json!({ "phases": phases });
+        assert!(gap(&record(&phases)).unwrap_err().to_string().contains("unlocked"));
+        phases.extend([phase("unlock", 9_000_000, 9_250_000), phase("unlock", 9_300_000, 9_500_000)]);
+        assert_eq!(gap(&record(&phases)).unwrap(), 7.5);
+        assert_eq!(self::phases(&record(&phases))[1], ("freeze and dump".to_owned(), 1.0));
+    }
 }

@@ -32,10 +32,11 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     expect_hint(ctx, &apt)?;
     let (before, initrd) = (observe(ctx)?, stock_initrd(ctx)?);
     let clients = Clients::start(ctx, KEYS)?;
-    let record = update_and_compare(ctx, &services, &before, clients)?;
+    let (record, longest) = update_and_compare(ctx, &services, &before, clients)?;
     for (name, took) in guest::phases(&record) {
         ctx.figure(&name, took, "s");
     }
+    ctx.figure("client's longest gap against kup's own", longest / guest::gap(&record)?, "times");
     verify(ctx, KEYS)?;
     expect_small_initrd(ctx, &initrd)
 }
@@ -66,15 +67,20 @@ pub fn update_filled(ctx: &mut Ctx, keys: Keys) -> Result<()> {
     verify(ctx, keys)
 }
 
-/// `kup update` to the new kernel; gives its record.
-fn update_and_compare(ctx: &mut Ctx, services: &[Service], before: &Observed, clients: Clients) -> Result<Value> {
+/// `kup update` to the new kernel; gives its record, and the longest blackout that a client saw, in seconds.
+fn update_and_compare(
+    ctx: &mut Ctx,
+    services: &[Service],
+    before: &Observed,
+    clients: Clients,
+) -> Result<(Value, f64)> {
     let record = guest::update(ctx, "")?;
     guest::expect_done(&record, &UNITS)?;
     let new = ctx.about().new_kernel.clone();
     ctx.expect_kernel(&new)?;
-    clients.finish(ctx)?;
+    let longest = clients.finish(ctx)?;
     expect_same(ctx, services, before)?;
-    Ok(record)
+    Ok((record, longest))
 }
 
 /// In manual mode, apt's last line says what to run.
