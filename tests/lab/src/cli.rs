@@ -103,7 +103,7 @@ pub struct BenchArgs {
     /// Only show what there is
     #[arg(long)]
     pub list: bool,
-    /// Also write the figures to a file
+    /// Also write the figures to this file, beside those in target/lab/bench
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Memory of the machine in MiB

@@ -14,6 +14,7 @@ use crate::client::memcached::{self, Keys};
 use crate::guest::{self, LOAD_AGAIN};
 use crate::ready::{STAGED, UNITS};
 use crate::runner::context::Ctx;
+use crate::runner::table::Table;
 use crate::scenario::Scenario;
 use crate::vm::{BOOT_LIMIT, GUEST, Vm};
 
@@ -30,33 +31,77 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 const PATIENCE: Duration = Duration::from_secs(1);
+/// With the distribution's initrd.
+const KUP: &str = "kup";
+/// As it comes.
+const KUP_SMALL: &str = "kup, small initrd";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     guest::settings(&ctx.vm, "blackout", "Initrd = \"stock\"\n")?;
     // The reboot first: whoever is first may pay for an emulator that is cold.
     let reboot = cold(ctx, "reboot", "systemctl reboot --no-block")?;
-    let kup = kept(ctx, "kup")?;
+    let kup = kept(ctx, KUP)?;
     let jump = Jump::watch(&ctx.vm)?;
     let kexec = cold(ctx, "kexec", &format!("{LOAD_AGAIN} && systemctl kexec --no-block"))?;
     // Nothing was restored in this boot: what its kernel and initrd took is what every kexec takes.
     let floor = console::floor(&ctx.vm, jump.seen()?)?;
     guest::settings(&ctx.vm, "blackout", "Initrd = \"small\"\n")?;
-    let small = kept(ctx, "kup, small initrd")?;
-    ctx.figure("blackout: kup, everything kept", kup, "s");
-    ctx.figure("blackout: kup, everything kept, small initrd", small, "s");
-    ctx.figure("blackout: systemctl kexec, cold and empty", kexec, "s");
-    ctx.figure("blackout: systemctl reboot, cold and empty", reboot, "s");
-    ctx.figure("floor: from the kexec's jump to PID 1, nothing restored", floor, "s");
-    ctx.figure("kup against the floor", kup / floor, "times");
-    ctx.figure("kup against kexec", kup / kexec, "times");
-    ctx.figure("kup against reboot", kup / reboot, "times");
-    ctx.figure("kup with a small initrd, against the floor", small / floor, "times");
-    ctx.figure("kup with a small initrd, against kexec", small / kexec, "times");
+    let small = kept(ctx, KUP_SMALL)?;
+    ctx.table(&table(&Blackouts { reboot, kexec, floor, kups: [(KUP, kup), (KUP_SMALL, small)] }));
     Ok(())
 }
 
-/// Goes to the other kernel with kup; gives the time without an answer.
-fn kept(ctx: &mut Ctx, name: &str) -> Result<f64> {
+/// What a client saw of each change of kernel, in seconds.
+struct Blackouts {
+    reboot: f64,
+    kexec: f64,
+    /// From the kexec's jump to PID 1, nothing restored.
+    floor: f64,
+    /// By name, each with another initrd.
+    kups: [(&'static str, Kept); 2],
+}
+
+fn table(seen: &Blackouts) -> Table {
+    let mut table = Table::new(&[
+        ("blackout", "s"),
+        ("against kexec", "times"),
+        ("against reboot", "times"),
+        ("against the floor", "times"),
+        ("kup's own gap", "s"),
+        ("client against it", "times"),
+    ]);
+    let mut row = |name: &str, blackout: f64, gap: Option<f64>| {
+        let against = |other: f64| Some(blackout / other);
+        let against = [Some(blackout), against(seen.kexec), against(seen.reboot), against(seen.floor)];
+        table.row(name, &[&against[..], &[gap, gap.map(|gap| blackout / gap)]].concat());
+    };
+    row("systemctl reboot, cold and empty", seen.reboot, None);
+    row("systemctl kexec, cold and empty", seen.kexec, None);
+    seen.kups.iter().for_each(|(name, kept)| row(&format!("{name}, everything kept"), kept.blackout, Some(kept.gap)));
+    row("the floor: from the kexec's jump to PID 1", seen.floor, None);
+    for (name, Kept { blackout, gap }) in &seen.kups {
+        table.aim(&format!("{name}, against the floor, times"), blackout / seen.floor, 1.5);
+        table.aim(&format!("{name}, against kexec, times"), blackout / seen.kexec, 1.0);
+        table.aim(&format!("{name}, client against kup's own gap, times"), blackout / gap, 1.1);
+    }
+    table.note(
+        "the floor is a kexec's with the distribution's initrd; kup's own gap is by the guest's clock, from the freeze",
+    );
+    table
+        .note("until the connections are released, and may be wrong by as much as a second; a client asks every 50 ms");
+    table
+}
+
+/// What an update took, in seconds.
+struct Kept {
+    /// What the client saw.
+    blackout: f64,
+    /// What kup says itself.
+    gap: f64,
+}
+
+/// Goes to the other kernel with kup.
+fn kept(ctx: &mut Ctx, name: &str) -> Result<Kept> {
     // Not all of them are enabled.
     ctx.vm.ssh(&format!("systemctl start {}", UNITS.join(" ")))?;
     ctx.vm.peer().enter(|| memcached::fill(KEYS))??;
@@ -70,7 +115,7 @@ fn kept(ctx: &mut Ctx, name: &str) -> Result<f64> {
     }
     boot_phases(ctx, name)?;
     ctx.vm.wait_idle(BOOT_LIMIT)?;
-    Ok(blackout)
+    Ok(Kept { blackout, gap: guest::gap(&record)? })
 }
 
 /// Goes down by `command`; gives the time without an answer.

@@ -12,7 +12,9 @@ mod throughput;
 mod working_set;
 mod writes;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -20,10 +22,11 @@ use serde_json::json;
 
 use crate::cli::BenchArgs;
 use crate::image::{self, Firmware};
+use crate::runner::context::Figure;
 use crate::runner::pool::{self, Options};
 use crate::runner::report::Report;
 use crate::scenario::Scenario;
-use crate::{runner, sh};
+use crate::{paths, runner, sh};
 
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[
@@ -49,12 +52,33 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         ALL.iter().filter(|bench| args.names.is_empty() || args.names.iter().any(|name| name == bench.name)).collect();
     let report = Report::default();
     pool::run(&chosen, Options { memory: args.memory, ..Options::default() }, &report)?;
-    if let Some(file) = &args.json {
-        let document = json!({ "machine": surroundings(args.memory)?, "figures": report.all_figures() });
-        fs::write(file, serde_json::to_vec_pretty(&document)?)
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
+    write(args, &report.all_figures())?;
     Ok(report.finish())
+}
+
+/// Where benchmarks leave what they have measured.
+fn dir() -> Result<PathBuf> {
+    let dir = paths::lab().join("bench");
+    paths::ensure(&dir)?;
+    Ok(dir)
+}
+
+/// Writes a file for each benchmark that has measured something, and all of them to the one that was asked for.
+fn write(args: &BenchArgs, figures: &BTreeMap<String, Vec<Figure>>) -> Result<()> {
+    let machine = surroundings(args.memory)?;
+    let document = |figures: &BTreeMap<String, Vec<Figure>>| {
+        serde_json::to_vec_pretty(&json!({ "machine": machine, "figures": figures }))
+    };
+    for (name, measured) in figures {
+        let file = dir()?.join(format!("{name}.json"));
+        put(&file, document(&BTreeMap::from([(name.clone(), measured.clone())]))?)?;
+        println!("lab: {}", file.display());
+    }
+    args.json.as_deref().map_or(Ok(()), |file| put(file, document(figures)?))
+}
+
+fn put(file: &Path, bytes: Vec<u8>) -> Result<()> {
+    fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// What figures have to be read with: they mean little without the machine they come from.

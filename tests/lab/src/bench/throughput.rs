@@ -13,7 +13,6 @@ use super::by_kup::{self, Store};
 use super::chart;
 use crate::client::memcached::{self, Keys};
 use crate::guest::{self, LOAD_AGAIN};
-use crate::paths;
 use crate::ready::STAGED;
 use crate::runner::context::Ctx;
 use crate::runner::table::Table;
@@ -88,8 +87,7 @@ fn measure(ctx: &mut Ctx, change: impl FnOnce(&mut Ctx) -> Result<()>) -> Result
 }
 
 fn write(ctx: &mut Ctx, series: &[(&str, &Vec<u32>)]) -> Result<()> {
-    let dir = paths::lab().join("bench");
-    paths::ensure(&dir)?;
+    let dir = super::dir()?;
     let mut csv = String::from("second");
     csv.extend(series.iter().map(|(name, _)| format!(",{}", name.replace(',', ""))));
     for second in 0..series.iter().map(|(_, counts)| counts.len()).max().unwrap_or(0) {

@@ -35,6 +35,9 @@ pub struct Figure {
     pub value: f64,
     /// Of what.
     pub unit: String,
+    /// Is it in the benchmark's table, and shown with that?
+    #[serde(skip)]
+    pub in_table: bool,
 }
 
 impl Ctx {
@@ -65,14 +68,18 @@ impl Ctx {
 
     /// Notes a measured value.
     pub fn figure(&mut self, name: &str, value: f64, unit: &str) {
+        self.note(name, value, unit, false);
+    }
+
+    fn note(&mut self, name: &str, value: f64, unit: &str, in_table: bool) {
         self.step(&format!("{name}: {value:.3} {unit}"));
-        self.figures.push(Figure { name: name.into(), value, unit: unit.into() });
+        self.figures.push(Figure { name: name.into(), value, unit: unit.into(), in_table });
     }
 
     /// Notes the values of a table, and shows it in place of their list.
     pub fn table(&mut self, table: &Table) {
         for (row, column, value) in table.values() {
-            self.figure(&format!("{row}: {}", column.name), value, column.unit);
+            self.note(&format!("{row}: {}", column.name), value, column.unit, true);
         }
         self.table = Some(table.render());
     }

@@ -46,15 +46,15 @@ impl Report {
         self.failed.fetch_add(failed, Ordering::Relaxed);
     }
 
-    /// Shows and keeps what was measured; a table shows it better than a list.
+    /// Shows and keeps what was measured; a table shows what is in it better than a list.
     pub fn figures(&self, name: &str, figures: &[Figure], table: Option<&str>) {
         if figures.is_empty() {
             return;
         }
-        match table {
-            Some(table) => print!("{table}"),
-            None => figures.iter().for_each(|f| println!("   {:40} {:12.3} {}", f.name, f.value, f.unit)),
+        for figure in figures.iter().filter(|figure| !figure.in_table) {
+            println!("   {:40} {:12.3} {}", figure.name, figure.value, figure.unit);
         }
+        print!("{}", table.unwrap_or_default());
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), figures.to_vec());
     }
 

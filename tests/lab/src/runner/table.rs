@@ -36,6 +36,12 @@ impl Table {
         self.notes.push(text.into());
     }
 
+    /// Adds a line below the table that compares a value with what is aimed at.
+    pub fn aim(&mut self, what: &str, value: f64, at_most: f64) {
+        let reached = if value <= at_most { "reached" } else { "not reached" };
+        self.note(format!("{what}: {value:.3}, aim at most {at_most}: {reached}"));
+    }
+
     /// Every value, as row, column and value.
     pub fn values(&self) -> impl Iterator<Item = (&str, &Column, f64)> {
         self.rows.iter().flat_map(|(name, values)| {
@@ -92,5 +98,17 @@ mod tests {
 ";
         assert_eq!(table.render(), text);
         assert_eq!(table.values().count(), 3);
+    }
+
+    #[test]
+    fn an_aim_is_reached_or_it_is_not() {
+        let mut table = Table::new(&[]);
+        table.aim("kup against kexec, times", 0.71, 1.0);
+        table.aim("checkpoint against plain CRIU, %", -86.3, -94.0);
+        table.aim("growth, times", f64::NAN, 1.15);
+        let lines = table.render();
+        assert!(lines.contains("   kup against kexec, times: 0.710, aim at most 1: reached\n"), "{lines}");
+        assert!(lines.contains("checkpoint against plain CRIU, %: -86.300, aim at most -94: not reached\n"), "{lines}");
+        assert!(lines.contains("growth, times: NaN, aim at most 1.15: not reached\n"), "{lines}");
     }
 }
