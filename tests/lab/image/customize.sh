@@ -52,11 +52,11 @@ for deb in "$root$repo-libs"/*.deb; do
 done
 scan "$root$repo-libs"
 
-# Servers of other kinds, and a tool, for scenarios that install them.
+# Servers of other kinds, and tools (crit is in python3-pycriu), for scenarios that install them.
 mkdir -p "$root$repo-more/partial"
 in_root apt-get -q install -y --no-install-recommends --download-only -o "Dir::Cache::archives=$repo-more" \
     haproxy postgresql cryptsetup-bin libtss2-esys-3.0.2-0t64 libtss2-mu-4.0.1-0t64 libtss2-rc0t64 libtss2-tcti-device0t64 \
-    grub-efi-amd64
+    grub-efi-amd64 python3-pycriu
 # They are installed here, but not on the machine with systemd-boot that gets this GRUB.
 in_root sh -c "cd $repo-more && apt-get -q download grub-common grub2-common"
 rm -rf "$root$repo-more/partial" "$root$repo-more/lock"
