@@ -154,6 +154,22 @@ pub fn settings(vm: &Vm, name: &str, text: &str) -> Result<()> {
     vm.put_bytes(text.as_bytes(), &format!("/etc/kup/kup.toml.d/{name}.toml"))
 }
 
+/// Memory that is available, MiB.
+pub fn available(vm: &Vm) -> Result<u64> {
+    let available = vm.ssh("awk '/MemAvailable/ { print int($2 / 1024) }' /proc/meminfo")?;
+    available.trim().parse().context("/proc/meminfo does not tell how much memory is available")
+}
+
+/// Takes memory until so many MiB are left. The unit `lab-hog` has it, and nothing is swapped out for it.
+pub fn hog(vm: &Vm, left: u64) -> Result<()> {
+    vm.ssh("swapoff -a; rm -f /run/lab-hog")?;
+    let take = available(vm)?.saturating_sub(left);
+    let code = format!("x = b\"x\" * ({take} << 20); open(\"/run/lab-hog\", \"w\"); import signal; signal.pause()");
+    let has_it = "until test -e /run/lab-hog; do systemctl is-active -q lab-hog || exit 1; sleep 0.5; done";
+    let taken = vm.ssh(&format!("systemd-run -q --unit lab-hog python3 -c '{code}' && {has_it}"));
+    taken.map(drop).with_context(|| format!("{take} MiB cannot be taken"))
+}
+
 /// Waits until memcached listens.
 pub fn listens(vm: &Vm) -> Result<()> {
     vm.ssh("until [ -n \"$(ss -Hltn sport = :11211)\" ]; do sleep 0.1; done").map(drop)
