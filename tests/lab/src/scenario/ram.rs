@@ -19,7 +19,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "update-ram",
     about: "services' memory stays in RAM over the kexec, is read from there, and is ordinary memory again afterwards",
     from: STAGED,
-    all_only: true,
+    all_only: false,
     run,
 };
 
@@ -32,40 +32,42 @@ const TOLERANCE: u64 = 8;
 fn run(ctx: &mut Ctx) -> Result<()> {
     guest::settings(&ctx.vm, "ram", SETTINGS)?;
     let services = fill(ctx, KEYS)?;
-    expect_check(ctx)?;
-    given_up(ctx)?;
     let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
+    expect_check(ctx, &new, "stays in RAM over the switch")?;
+    given_up(ctx)?;
     for (kernel, fallback) in [(new, "none"), (old, "disk")] {
         ctx.vm.put_bytes(format!("Fallback = \"{fallback}\"\n").as_bytes(), "/etc/kup/kup.toml")?;
-        there(ctx, &services, &kernel, fallback)?;
+        let memory = mem_total(ctx)?;
+        let record = there(ctx, &services, &kernel, KEYS)?;
+        expect_from(ctx, "RAM")?;
+        expect_given_back(ctx, memory)?;
+        // With a copy on the disk, all goes there before the switch.
+        for (name, took) in guest::phases(&record) {
+            ctx.figure(&format!("{name}, Fallback={fallback}"), took, "s");
+        }
     }
     Ok(())
 }
 
-/// An update to `kernel`. Its cost is what `fallback` changes: with a copy on the disk, all goes there before the switch.
-fn there(ctx: &mut Ctx, services: &[Service], kernel: &str, fallback: &str) -> Result<()> {
+/// An update to `kernel`, which the services live through; gives its record.
+fn there(ctx: &mut Ctx, services: &[Service], kernel: &str, keys: Keys) -> Result<Value> {
     let before = observe(ctx)?;
-    let clients = Clients::connect(ctx, KEYS)?;
-    let memory = mem_total(ctx)?;
+    let clients = Clients::connect(ctx, keys)?;
     let record = guest::update(ctx, &format!("--target {kernel}"))?;
     guest::expect_done(&record, &UNITS)?;
     ctx.expect_kernel(kernel)?;
     clients.finish(ctx)?;
     expect_same(ctx, services, &before)?;
-    verify(ctx, KEYS)?;
-    expect_from_ram(ctx)?;
+    verify(ctx, keys)?;
     expect_nothing_left_of_update_to(ctx, kernel)?;
-    expect_given_back(ctx, memory)?;
-    for (name, took) in guest::phases(&record) {
-        ctx.figure(&format!("{name}, Fallback={fallback}"), took, "s");
-    }
-    Ok(())
+    Ok(record)
 }
 
-fn expect_check(ctx: &mut Ctx) -> Result<()> {
-    let check = ctx.vm.ssh("kup check")?;
-    let said = check.matches("stays in RAM over the switch [memory.store]").count();
-    ensure!(said == UNITS.len(), "kup check says it of {said} units: {check}");
+/// The check tells of every unit where its memory goes in an update to `kernel`.
+fn expect_check(ctx: &mut Ctx, kernel: &str, says: &str) -> Result<()> {
+    let check = ctx.vm.ssh(&format!("kup check --target {kernel}"))?;
+    let said = check.lines().filter(|line| line.contains(says) && line.ends_with("[memory.store]")).count();
+    ensure!(said == UNITS.len(), "kup check says '{says}' of {said} units: {check}");
     Ok(())
 }
 
@@ -88,13 +90,13 @@ fn mem_total(ctx: &Ctx) -> Result<u64> {
 }
 
 /// What the journal says of where memory was.
-fn expect_from_ram(ctx: &mut Ctx) -> Result<()> {
+fn expect_from(ctx: &mut Ctx, store: &str) -> Result<()> {
     let told = ctx.vm.ssh("journalctl -b -o cat -t kup-worker | grep -E 'RAM|not as it was|all its memory'")?;
     told.lines().for_each(|line| ctx.step(line));
     for unit in UNITS {
         let says = format!("{unit} has all its memory:");
         let line = told.lines().find(|line| line.starts_with(&says)).context(says)?;
-        ensure!(line.ends_with("from RAM"), "not from RAM: {line}");
+        ensure!(line.ends_with(&format!("from {store}")), "not from {store}: {line}");
     }
     ensure!(!told.contains("not as it was"), "it has changed on the way: {told}");
     Ok(())
@@ -111,6 +113,43 @@ fn expect_given_back(ctx: &mut Ctx, before: u64) -> Result<()> {
     ensure!(now + kept + TOLERANCE >= before, "the machine had {before} MiB and has {now}, {kept} are kept back");
     let devices = ctx.vm.ssh("ls /dev/pmem* 2>/dev/null; true")?;
     ensure!(devices.trim().is_empty(), "devices are left: {devices}");
+    Ok(())
+}
+
+/// Its entry in the registry.
+pub const AUTO: Scenario = Scenario {
+    name: "update-auto",
+    about: "Storage=auto: services' memory stays in RAM where enough is free, and goes to the disk where it is not",
+    from: STAGED,
+    all_only: true,
+    run: auto,
+};
+
+/// 128 MiB each: RAM would have to have some 600 MiB free for them.
+const AUTO_KEYS: Keys = Keys::mib(128);
+/// What is left free for it, MiB: enough for an update by the disk.
+const LEFT: u64 = 400;
+
+fn auto(ctx: &mut Ctx) -> Result<()> {
+    guest::settings(&ctx.vm, "ram", "Storage = \"auto\"\n")?;
+    let services = fill(ctx, AUTO_KEYS)?;
+    let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
+    ctx.step("there is memory enough");
+    expect_check(ctx, &new, "stays in RAM over the switch")?;
+    let memory = mem_total(ctx)?;
+    let record = there(ctx, &services, &new, AUTO_KEYS)?;
+    ensure!(record["ram"].is_object(), "the record does not say what went over the switch: {}", record["ram"]);
+    expect_from(ctx, "RAM")?;
+    expect_given_back(ctx, memory)?;
+    ctx.step("there is too little");
+    guest::hog(&ctx.vm, LEFT)?;
+    expect_check(ctx, &old, "goes over the switch on disk: ")?;
+    let record = there(ctx, &services, &old, AUTO_KEYS)?;
+    ensure!(record["ram"].is_null(), "the record has memory that went over the switch: {}", record["ram"]);
+    expect_from(ctx, "the disk")?;
+    let why = "journalctl -o cat -t kup-worker | grep -F 'memory goes over the switch on disk, not in RAM: '";
+    let why = ctx.vm.ssh(why).context("nobody says why it was not RAM")?;
+    ctx.step(why.trim());
     Ok(())
 }
 
