@@ -4,6 +4,19 @@
 //! place follows from its address ("FOAM": file-offset-based address mapping), so that a later round of an incremental
 //! checkpoint overwrites an earlier one in place, and a restore needs no merge. Windows rather than the address itself,
 //! because ext4 knows no offset of 128 TiB, and because a slot is what a huge page holds.
+//!
+//! # Stores that there could be
+//!
+//! memfds that the Live Update Orchestrator preserves would be [`arena::Frames`], on both sides of the switch: a frame is a page
+//! of a memfd, handed out without gaps, since what is preserved has none. [`ram::Ram`] on top of them is the [`Medium`] as it is,
+//! with its table and its copy on the disk, and nobody who reads a [`Memory`] would notice; only `update`, which names
+//! [`arena::Arena`], would have to take any frames.
+//!
+//! A process's own pages, kept in place, fit behind the switch: frames, a table, an index. Before it they do not: [`Foam`] would
+//! need a third verb beside `write` and `keep`, which takes the frame and the checksum of a page that stays where it is in place
+//! of its bytes, and the kernel would have to be told of ranges that are known at the freeze only, when the target is loaded
+//! already. To give such pages to the process again without a copy, [`Memory`] would need a verb beside `read` that gives them
+//! away, and the kernel a way to take them.
 
 pub mod arena;
 pub mod disk;
