@@ -114,9 +114,10 @@ pub fn transaction(running: &str) -> Option<UpdateId> {
     split(running).into_iter().take_while(|w| *w != "--").find_map(|w| w.strip_prefix("kup.txn=")?.parse().ok())
 }
 
-/// The words of the `running` command line, without those that an update has added.
+/// The kernel's own words of the `running` command line, without those that an update has added.
 pub fn own(running: &str) -> Vec<&str> {
-    without_ours(&split(running))
+    let words = split(running);
+    without_ours(words.split(|w| *w == "--").next().unwrap_or_default())
 }
 
 /// Leaves out what an update has added.
@@ -204,6 +205,11 @@ mod tests {
     fn the_way_back_has_only_words_that_were_there() {
         assert_eq!(common("quiet systemd.unit=emergency.target", "ro quiet"), ["quiet"]);
         assert_eq!(common("", "ro quiet"), [""; 0]);
+    }
+
+    #[test]
+    fn neither_ours_nor_inits_are_its_own() {
+        assert_eq!(own("ro kup.txn=5a panic=10 kup.end quiet -- panic=0"), ["ro", "quiet"]);
     }
 
     #[test]

@@ -26,6 +26,26 @@ pub fn words<'a>(given: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     ours.into_iter().filter(|(key, _)| !says(key)).map(|(key, value)| format!("{key}{value}")).collect()
 }
 
+/// Seconds from a panic of the target to the reset, with what [`words`] adds to what is `given`.
+///
+/// # Errors
+/// The word for which it stands still instead. Of several the last one counts, and the kernel takes those of sysctl after all
+/// others.
+pub fn resets_after<'a>(given: impl IntoIterator<Item = &'a str>) -> Result<u32, &'a str> {
+    let value = |word: &'a str| {
+        let late = word.strip_prefix("sysctl.kernel.");
+        Some((late.is_some(), word, late.unwrap_or(word).strip_prefix("panic=")?))
+    };
+    let Some((_, word, value)) = given.into_iter().filter_map(value).max_by_key(|(late, ..)| *late) else {
+        return Ok(PANIC_SECONDS.unsigned_abs());
+    };
+    match value.parse::<i32>() {
+        // What it does not understand leaves it as it was built, and that is to stand still.
+        Ok(0) | Err(_) => Err(word),
+        Ok(seconds) => Ok(seconds.max(0).unsigned_abs()),
+    }
+}
+
 /// The old kernel's settings, for the new one once it is blessed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,6 +107,15 @@ mod tests {
         assert_eq!(words(["ro", "panic_on_warn=0"]), ["panic=10", "oops=panic"]);
         assert_eq!(words(["panic=-1", "ro"]), ["oops=panic"]);
         assert!(words(["oops=panic", "panic=10"]).is_empty());
+    }
+
+    #[test]
+    fn what_a_panic_does() {
+        assert_eq!(resets_after(["ro", "panic_on_warn=0"]), Ok(10));
+        assert_eq!(resets_after(["panic=0", "panic=-1"]), Ok(0), "at once");
+        assert_eq!(resets_after(["panic=30", "ro", "panic=0"]), Err("panic=0"));
+        assert_eq!(resets_after(["panic=x"]), Err("panic=x"));
+        assert_eq!(resets_after(["sysctl.kernel.panic=0", "panic=5"]), Err("sysctl.kernel.panic=0"));
     }
 
     #[test]

@@ -40,12 +40,11 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
             Ok((file, spec)) => match settled(paths, &name) {
                 Ok(procs) => {
                     let findings = unit::check(&unit::View { unit: &file, spec: &spec, procs: &procs, host: &host });
-                    // What cannot be preserved has no image, even where its restart is accepted.
-                    if !findings.iter().any(|f| f.severity == Severity::Blocker) {
-                        needs.add(&procs);
+                    // What cannot be preserved has no image, even where its restart is accepted; nor has what does not run.
+                    if !findings.iter().any(|f| f.severity == Severity::Blocker || f.id == NOT_RUNNING) {
+                        needs.add(&procs, &spec);
                         let storage = ram::storage(&spec, settings);
-                        let running = !findings.iter().any(|f| f.id == NOT_RUNNING);
-                        if storage != Storage::Disk && running {
+                        if storage != Storage::Disk {
                             wants.push((name.clone(), storage, procs.image_size()));
                         }
                     }

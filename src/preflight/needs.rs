@@ -4,6 +4,7 @@ use crate::criu::page_server;
 use crate::inspect::UnitProcs;
 use crate::pager;
 use crate::store::{PAGE, WINDOW, window::Window};
+use crate::unit::PreserveSpec;
 
 /// What CRIU, its helpers and a pager have in RAM of their own for one unit, whatever its size, bytes.
 const CRIU: u64 = 12 << 20;
@@ -20,6 +21,8 @@ pub struct Needs {
     pub images: u64,
     /// How many they are.
     pub units: u64,
+    /// How many of them say how they are asked whether they are well.
+    pub health_checks: u64,
     /// What is stored of their memory.
     pub stored: u64,
     /// What of that is swapped out, and back in RAM after the switch.
@@ -30,13 +33,14 @@ pub struct Needs {
 
 impl Needs {
     /// Counts a unit in.
-    pub fn add(&mut self, procs: &UnitProcs) {
+    pub fn add(&mut self, procs: &UnitProcs, spec: &PreserveSpec) {
         // Copies of deleted files go with the images.
         let copies = procs.deleted().into_iter().filter(|d| !d.directory && d.nlink == 0).map(|d| d.size);
         let sum = |all: &mut dyn Iterator<Item = u64>| all.fold(0, u64::saturating_add);
         let stored = sum(&mut procs.processes.iter().map(|p| p.memory.stored()));
         self.images = sum(&mut [self.images, procs.image_size()].into_iter().chain(copies));
         self.units += 1;
+        self.health_checks += u64::from(spec.health_check.is_some());
         self.stored = self.stored.saturating_add(stored);
         self.swapped = sum(&mut [self.swapped].into_iter().chain(procs.processes.iter().map(|p| p.memory.swap)));
         // Each mapping may begin in the midst of a window.
@@ -75,21 +79,23 @@ mod tests {
     #[test]
     fn a_large_unit_needs_little_beside_itself() {
         let mut needs = Needs::default();
-        needs.add(&unit(Memory { anonymous: 8 << 30, swap: 1 << 30, ..Memory::default() }));
+        needs.add(&unit(Memory { anonymous: 8 << 30, swap: 1 << 30, ..Memory::default() }), &PreserveSpec::default());
         assert_eq!((needs.units, needs.stored, needs.swapped), (1, 9 << 30, 1 << 30));
         assert_eq!((needs.images, needs.windows), (9 << 30, (9 << 30) / WINDOW + 3));
         let share = needs.for_checkpoint() * 100 / needs.stored;
         assert!((1..3).contains(&share), "{share} %");
         let restore = needs.for_restore(4);
         assert!(restore > 1 << 30 && restore < (1 << 30) + (128 << 20), "{restore}");
-        needs.add(&unit(Memory::default()));
+        needs.add(&unit(Memory::default()), &PreserveSpec::default());
         assert!(needs.for_restore(4) > restore + CRIU);
     }
 
     #[test]
     fn many_small_units_need_little() {
         let mut needs = Needs::default();
-        (0..20).for_each(|_| needs.add(&unit(Memory { anonymous: 1 << 20, ..Memory::default() })));
+        (0..20).for_each(|_| {
+            needs.add(&unit(Memory { anonymous: 1 << 20, ..Memory::default() }), &PreserveSpec::default())
+        });
         assert!(needs.for_checkpoint().max(needs.for_restore(64)) < 20 * (CRIU + (2 << 20)));
     }
 
@@ -97,7 +103,10 @@ mod tests {
     fn what_no_machine_has_is_no_overflow() {
         let mut needs = Needs::default();
         for _ in 0..2 {
-            needs.add(&unit(Memory { anonymous: u64::MAX, swap: u64::MAX, ..Memory::default() }));
+            needs.add(
+                &unit(Memory { anonymous: u64::MAX, swap: u64::MAX, ..Memory::default() }),
+                &PreserveSpec::default(),
+            );
         }
         assert!(needs.for_checkpoint() > 1 << 50 && needs.for_restore(1) == u64::MAX);
     }

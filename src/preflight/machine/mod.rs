@@ -10,6 +10,7 @@ mod packages;
 mod space;
 mod system;
 mod target;
+mod trial;
 mod watchdog;
 
 use super::{Finding, Needs, Report};
@@ -31,6 +32,7 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, needs: &Ne
     report.machine.extend(kexec::ask(paths));
     report.machine.extend(boot::ask(paths));
     report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
+    report.machine.extend(trial::ask(paths, settings, needs));
     report.machine.extend(limits::ask(settings));
     report.machine.extend(space::ask(paths, settings, needs.images));
     report.machine.extend(memory::ask(paths, settings, needs, target.as_deref()));

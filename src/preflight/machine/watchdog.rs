@@ -10,7 +10,9 @@ const WITHOUT: &str = "a new kernel that hangs would stay until someone resets t
 
 pub fn ask(paths: &Paths, settings: &Settings, target: Option<&str>) -> Vec<Finding> {
     if settings.deadman_sec == 0 {
-        return Vec::new();
+        let message = format!("DeadmanSec = 0 keeps the watchdog out of it: {WITHOUT}");
+        let fix = "take DeadmanSec = 0 out of kup.toml, where the machine has a hardware watchdog";
+        return vec![Finding::warning("watchdog.off", message).fix(fix)];
     }
     match watchdog::choose(paths, settings.deadman_sec, target) {
         Ok(choice) => {
@@ -57,7 +59,8 @@ mod tests {
         assert_eq!(id(&tree), ["watchdog.none"]);
         tree.watchdog(0, "Software Watchdog", None);
         assert_eq!(id(&tree), ["watchdog.driver"]);
-        assert!(ask(&tree, &Settings { deadman_sec: 0, ..Settings::default() }).is_empty());
+        let off = ask(&tree, &Settings { deadman_sec: 0, ..Settings::default() });
+        assert_eq!((off[0].id.as_str(), off.len()), ("watchdog.off", 1));
         tree.kernel("6.12.2", "i6300esb");
         tree.watchdog(1, "i6300ESB timer", Some("i6300esb"));
         let found = ask(&tree, &settings);
