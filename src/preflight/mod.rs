@@ -42,7 +42,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
                     let findings = unit::check(&unit::View { unit: &file, spec: &spec, procs: &procs, host: &host });
                     // What cannot be preserved has no image, even where its restart is accepted; nor has what does not run.
                     if !findings.iter().any(|f| f.severity == Severity::Blocker || f.id == NOT_RUNNING) {
-                        needs.add(&procs, &spec);
+                        needs.add(&procs, &spec, settings);
                         let storage = ram::storage(&spec, settings);
                         if storage != Storage::Disk {
                             wants.push((name.clone(), storage, procs.image_size()));

@@ -1,10 +1,12 @@
 //! How much the units of an update take: of the disk, and of memory beside what they have.
 
+use crate::config::Settings;
 use crate::criu::page_server;
 use crate::inspect::UnitProcs;
 use crate::pager;
 use crate::store::{PAGE, WINDOW, window::Window};
-use crate::unit::PreserveSpec;
+use crate::unit::{Fallback, PreserveSpec, Storage};
+use crate::update::ram;
 
 /// What CRIU, its helpers and a pager have in RAM of their own for one unit, whatever its size, bytes.
 const CRIU: u64 = 12 << 20;
@@ -19,6 +21,10 @@ const INDEXES: u64 = 2;
 pub struct Needs {
     /// Their images on disk, at most.
     pub images: u64,
+    /// What of that goes there in any case: the rest may find room in RAM.
+    pub written: u64,
+    /// What of `images` cannot be stored before they stand still.
+    pub at_once: u64,
     /// How many they are.
     pub units: u64,
     /// How many of them say how they are asked whether they are well.
@@ -33,18 +39,34 @@ pub struct Needs {
 
 impl Needs {
     /// Counts a unit in.
-    pub fn add(&mut self, procs: &UnitProcs, spec: &PreserveSpec) {
-        // Copies of deleted files go with the images.
-        let copies = procs.deleted().into_iter().filter(|d| !d.directory && d.nlink == 0).map(|d| d.size);
-        let sum = |all: &mut dyn Iterator<Item = u64>| all.fold(0, u64::saturating_add);
-        let stored = sum(&mut procs.processes.iter().map(|p| p.memory.stored()));
-        self.images = sum(&mut [self.images, procs.image_size()].into_iter().chain(copies));
+    pub fn add(&mut self, procs: &UnitProcs, spec: &PreserveSpec, settings: &Settings) {
+        let stored = sum(procs.processes.iter().map(|p| p.memory.stored()));
+        self.add_files(procs, stored, (ram::storage(spec, settings), ram::fallback(spec, settings)));
         self.units += 1;
         self.health_checks += u64::from(spec.health_check.is_some());
         self.stored = self.stored.saturating_add(stored);
-        self.swapped = sum(&mut [self.swapped].into_iter().chain(procs.processes.iter().map(|p| p.memory.swap)));
+        self.swapped = sum([self.swapped].into_iter().chain(procs.processes.iter().map(|p| p.memory.swap)));
         // Each mapping may begin in the midst of a window.
         self.windows += (stored / WINDOW).saturating_add(procs.mappings().count() as u64);
+    }
+
+    /// Counts what goes to the disk of a unit of whose memory so much is stored, and that is kept so.
+    fn add_files(&mut self, procs: &UnitProcs, stored: u64, kept: (Storage, Fallback)) {
+        // Copies of deleted files go with the images.
+        let copies = procs.deleted().into_iter().filter(|d| !d.directory && d.nlink == 0).map(|d| d.size);
+        let copies = sum(copies);
+        let all = procs.image_size();
+        // Whatever stays in RAM, what CRIU reads itself is in files of its own.
+        let least = all.saturating_sub(stored);
+        let (images, written) = match kept {
+            (Storage::Disk, _) | (_, Fallback::Disk) => (all, all),
+            (Storage::Auto, Fallback::None) => (all, least),
+            (Storage::Ram, Fallback::None) => (least, least),
+        };
+        let at_once = if procs.stored_at_once().is_some() { images } else { least };
+        self.images = sum([self.images, images, copies]);
+        self.written = sum([self.written, written, copies]);
+        self.at_once = sum([self.at_once, at_once, copies]);
     }
 
     /// What checkpointing all of them at the same time takes beside what they have.
@@ -66,6 +88,10 @@ impl Needs {
     }
 }
 
+fn sum(all: impl IntoIterator<Item = u64>) -> u64 {
+    all.into_iter().fold(0, u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,26 +102,61 @@ mod tests {
         UnitProcs { processes: vec![process], ..UnitProcs::default() }
     }
 
+    fn add(needs: &mut Needs, memory: Memory) {
+        needs.add(&unit(memory), &PreserveSpec::default(), &Settings::default());
+    }
+
     #[test]
     fn a_large_unit_needs_little_beside_itself() {
         let mut needs = Needs::default();
-        needs.add(&unit(Memory { anonymous: 8 << 30, swap: 1 << 30, ..Memory::default() }), &PreserveSpec::default());
+        add(&mut needs, Memory { anonymous: 8 << 30, swap: 1 << 30, ..Memory::default() });
         assert_eq!((needs.units, needs.stored, needs.swapped), (1, 9 << 30, 1 << 30));
         assert_eq!((needs.images, needs.windows), (9 << 30, (9 << 30) / WINDOW + 3));
         let share = needs.for_checkpoint() * 100 / needs.stored;
         assert!((1..3).contains(&share), "{share} %");
         let restore = needs.for_restore(4);
         assert!(restore > 1 << 30 && restore < (1 << 30) + (128 << 20), "{restore}");
-        needs.add(&unit(Memory::default()), &PreserveSpec::default());
+        add(&mut needs, Memory::default());
         assert!(needs.for_restore(4) > restore + CRIU);
+    }
+
+    #[test]
+    fn only_what_goes_there_is_on_the_disk() {
+        const MIB: u64 = 1 << 20;
+        let (ram, auto) = (Some(Storage::Ram), Some(Storage::Auto));
+        let disk = |storage, fallback, settings: &Settings| {
+            let mut needs = Needs::default();
+            let spec = PreserveSpec { storage, fallback, ..PreserveSpec::default() };
+            let memory = Memory { anonymous: 100 * MIB, shmem: 7 * MIB, ..Memory::default() };
+            needs.add(&unit(memory), &spec, settings);
+            assert_eq!((needs.stored, needs.at_once), (107 * MIB, 7 * MIB), "wherever it goes");
+            (needs.images / MIB, needs.written / MIB)
+        };
+        let settings = Settings::default();
+        assert_eq!(disk(None, None, &settings), (114, 114));
+        assert_eq!(disk(ram, None, &settings), (114, 114), "a copy is there to fall back on");
+        assert_eq!(disk(ram, Some(Fallback::None), &settings), (7, 7), "what CRIU reads itself");
+        assert_eq!(disk(auto, Some(Fallback::None), &settings), (114, 7), "where RAM has no room");
+        let settings = Settings { storage: Storage::Ram, fallback: Fallback::None, ..settings };
+        assert_eq!(disk(None, None, &settings), (7, 7));
+        assert_eq!(disk(Some(Storage::Disk), None, &settings), (114, 114), "the unit's own word counts");
+        assert_eq!(disk(None, Some(Fallback::Disk), &settings), (114, 114));
+    }
+
+    #[test]
+    fn what_is_stored_at_once_is_written_so() {
+        let mut procs = unit(Memory { anonymous: 1 << 20, ..Memory::default() });
+        let aio = Mapping { name: "/[aio]".into(), deleted: true, shared: true, ..Mapping::default() };
+        procs.processes[0].mappings.push(aio);
+        let mut needs = Needs::default();
+        needs.add(&procs, &PreserveSpec::default(), &Settings::default());
+        assert_eq!((needs.at_once, needs.images), (1 << 20, 1 << 20));
     }
 
     #[test]
     fn many_small_units_need_little() {
         let mut needs = Needs::default();
-        (0..20).for_each(|_| {
-            needs.add(&unit(Memory { anonymous: 1 << 20, ..Memory::default() }), &PreserveSpec::default())
-        });
+        (0..20).for_each(|_| add(&mut needs, Memory { anonymous: 1 << 20, ..Memory::default() }));
         assert!(needs.for_checkpoint().max(needs.for_restore(64)) < 20 * (CRIU + (2 << 20)));
     }
 
@@ -103,10 +164,7 @@ mod tests {
     fn what_no_machine_has_is_no_overflow() {
         let mut needs = Needs::default();
         for _ in 0..2 {
-            needs.add(
-                &unit(Memory { anonymous: u64::MAX, swap: u64::MAX, ..Memory::default() }),
-                &PreserveSpec::default(),
-            );
+            add(&mut needs, Memory { anonymous: u64::MAX, swap: u64::MAX, ..Memory::default() });
         }
         assert!(needs.for_checkpoint() > 1 << 50 && needs.for_restore(1) == u64::MAX);
     }

@@ -278,7 +278,7 @@ fn plan(
 ) -> Result<Plan> {
     let spec = unit::PreserveSpec::of(&unit::load(paths, unit)?)?;
     Ok(Plan {
-        fallback: spec.fallback.unwrap_or(settings.fallback),
+        fallback: ram::fallback(&spec, settings),
         arena: arena.filter(|_| ram::storage(&spec, settings) != Storage::Disk).cloned(),
         unit: unit.clone(),
         status: systemd.status(unit.as_str())?,

@@ -21,7 +21,7 @@ use crate::store::pmem::Pmem;
 use crate::store::ram::Table;
 use crate::store::runs::{self, Run};
 use crate::systemd::Systemd;
-use crate::unit::{self, PreserveSpec, Storage, UnitName};
+use crate::unit::{self, Fallback, PreserveSpec, Storage, UnitName};
 
 /// How long the new kernel may take to make devices of what came over, after the file systems are there.
 const DEVICES_WITHIN: Duration = Duration::from_secs(30);
@@ -41,6 +41,11 @@ pub struct Handed {
 /// Where a unit's memory is to go.
 pub fn storage(spec: &PreserveSpec, settings: &Settings) -> Storage {
     spec.storage.unwrap_or(settings.storage)
+}
+
+/// What a unit falls back on.
+pub fn fallback(spec: &PreserveSpec, settings: &Settings) -> Fallback {
+    spec.fallback.unwrap_or(settings.fallback)
 }
 
 /// Bytes that have to be set aside for a unit that has `size` bytes now.

@@ -34,7 +34,7 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, needs: &Ne
     report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
     report.machine.extend(trial::ask(paths, settings, needs));
     report.machine.extend(limits::ask(settings));
-    report.machine.extend(space::ask(paths, settings, needs.images));
+    report.machine.extend(space::ask(paths, settings, needs));
     report.machine.extend(memory::ask(paths, settings, needs, target.as_deref()));
     if settings.encryption {
         report.machine.extend(encryption::ask(paths));

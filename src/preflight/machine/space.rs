@@ -10,9 +10,8 @@ use nix::sys::statvfs::statvfs;
 
 use crate::config::Settings;
 use crate::paths::Paths;
-use crate::preflight::Finding;
+use crate::preflight::{Finding, Needs};
 use crate::sys::trust;
-use crate::unit::{Fallback, Storage};
 
 /// What CRIU writes beside memory pages, for all units together, and room for the record and the history.
 const MARGIN: u64 = 64 << 20;
@@ -23,18 +22,20 @@ const MOST: u64 = 420;
 /// How much is written to see how fast the disk is.
 const SAMPLE: u64 = 8 << 20;
 
-pub fn ask(paths: &Paths, settings: &Settings, needed: u64) -> Vec<Finding> {
+/// What is not worth a word, bytes.
+const LITTLE: u64 = 1 << 20;
+
+pub fn ask(paths: &Paths, settings: &Settings, needs: &Needs) -> Vec<Finding> {
     let images = paths.images_root();
-    let to_disk = settings.storage == Storage::Disk || settings.fallback == Fallback::Disk;
     // The directory may not have been made yet.
     let Some(dir) = images.ancestors().find(|d| d.exists()) else { return Vec::new() };
     match statvfs(dir) {
         Ok(fs) => {
-            let mut found = judge(dir, needed, fs.blocks_available() * fs.fragment_size(), settings.max_image_mib);
+            let mut found =
+                judge(dir, needs.images, fs.blocks_available() * fs.fragment_size(), settings.max_image_mib);
             found.extend(trust::only_ours(dir, &paths.state_dir()).err().map(|e| not_ours(&e)));
-            if found.is_empty() && needed > 0 {
-                let judge = if to_disk { in_time } else { cost };
-                found.push(speed(dir).map_or_else(|e| unwritable(dir, &e), |speed| judge(needed, speed)));
+            if found.is_empty() && needs.units > 0 {
+                found.extend(speed(dir).map_or_else(|e| Some(unwritable(dir, &e)), |speed| time(needs, speed)));
             }
             found
         }
@@ -71,28 +72,40 @@ fn not_ours(e: &io::Error) -> Finding {
 }
 
 /// A checkpoint that takes too long is given up, when all else has stopped already: better not to begin.
-fn in_time(needed: u64, speed: u64) -> Finding {
-    let seconds = needed / speed.max(1);
+fn time(needs: &Needs, speed: u64) -> Option<Finding> {
+    let seconds = needs.written / speed.max(1);
     if seconds < MOST {
-        return cost(needed, speed);
+        return cost(needs, speed);
     }
     let message = format!(
         "images of up to {} MiB would take the disk {seconds} s, and a checkpoint may take {MOST} s",
-        needed.div_ceil(1 << 20)
+        needs.written.div_ceil(1 << 20)
     );
     let fix =
         "use a faster disk, mark fewer units, or keep their memory in RAM alone: Storage=\"ram\", Fallback=\"none\"";
-    Finding::blocker("space.time", message).fix(fix)
+    Some(Finding::blocker("space.time", message).fix(fix))
 }
 
-/// What the way back costs: the images have to be on disk before the switch.
-fn cost(needed: u64, speed: u64) -> Finding {
-    let (mib, seconds) = (needed.div_ceil(1 << 20), needed as f64 / speed.max(1) as f64);
+/// What images on disk cost, and how much of that while the services stand still.
+fn cost(needs: &Needs, speed: u64) -> Option<Finding> {
+    let (all, at_once) = (needs.images, needs.at_once.min(needs.images));
+    let (mib, seconds) = (|bytes: u64| bytes.div_ceil(1 << 20), |bytes: u64| bytes as f64 / speed.max(1) as f64);
+    let when = match (at_once, all - at_once) {
+        (..LITTLE, _) => "most of it while the services still run, in the blackout only what changed last".into(),
+        (_, ..LITTLE) => "all of it in the blackout".into(),
+        (_, before) => format!(
+            "{} MiB while the services still run, in the blackout {} MiB (about {:.1} s) and what changed last",
+            mib(before),
+            mib(at_once),
+            seconds(at_once)
+        ),
+    };
     let message = format!(
-        "images of up to {mib} MiB go to disk before the switch, so that there is a way back: about {seconds:.1} s of the \
-         blackout, as fast as the disk is now"
+        "up to {} MiB go to disk before the switch, about {:.1} s of writing as fast as the disk is now: {when}",
+        mib(all),
+        seconds(all)
     );
-    Finding::note("fallback.cost", message)
+    (all >= LITTLE).then(|| Finding::note("fallback.cost", message))
 }
 
 /// Bytes that reach the disk in a second, by a small sample.
@@ -127,14 +140,26 @@ mod tests {
         assert_eq!(ids(100 << 20, 150 << 20, None), ["space.images"]);
         assert_eq!(ids(100 << 20, 1 << 40, Some(99)), ["space.limit"]);
         assert!(ids(100 << 20, 1 << 40, Some(100)).is_empty());
-        assert_eq!(in_time(41 << 30, 100 << 20).id, "fallback.cost");
-        assert_eq!(in_time(42 << 30, 100 << 20).id, "space.time");
-        let note = cost(300 << 20, 100 << 20).message;
-        assert!(note.contains("300 MiB") && note.contains("3.0 s"), "{note}");
         let dir = tempfile::tempdir().unwrap();
         assert!(speed(dir.path()).unwrap() > 0);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the sample is gone");
-        let found = ask(&Paths::below(dir.path()), &Settings::default(), u64::MAX / 2);
+        let found =
+            ask(&Paths::below(dir.path()), &Settings::default(), &Needs { images: u64::MAX / 2, ..Needs::default() });
         assert_eq!(found[0].id, "space.images");
+    }
+    #[test]
+    fn what_writing_costs() {
+        const MIB: u64 = 1 << 20;
+        let time = |images, written, at_once| time(&Needs { images, written, at_once, ..Needs::default() }, 100 * MIB);
+        let id = |found: Option<Finding>| found.unwrap().id;
+        assert_eq!(id(time(41 << 30, 41 << 30, 0)), "fallback.cost");
+        assert_eq!(id(time(42 << 30, 42 << 30, 0)), "space.time");
+        assert_eq!(id(time(42 << 30, 0, 0)), "fallback.cost", "what may stay in RAM refuses no update");
+        assert_eq!(time(MIB - 1, MIB - 1, 0), None, "nothing of it goes to disk");
+        let note = |at_once| time(300 * MIB, 300 * MIB, at_once).unwrap().message;
+        let (little, much) = (note(0), note(50 * MIB));
+        assert!(note(300 * MIB).ends_with("all of it in the blackout"));
+        assert!(little.contains("300 MiB") && little.contains("3.0 s") && little.contains("most of it"), "{little}");
+        assert!(much.contains("250 MiB while") && much.contains("blackout 50 MiB (about 0.5 s)"), "{much}");
     }
 }
