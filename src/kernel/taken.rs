@@ -63,9 +63,9 @@ pub fn total(paths: &Paths) -> Result<u64> {
     meminfo::read(paths, "MemTotal")
 }
 
-/// What has to be available to store `need` bytes.
-pub fn wanted(need: u64) -> u64 {
-    need + 2 * SIZE + SPARE
+/// What has to be available to store `need` bytes, and have `beside` for all else that the update does.
+pub fn wanted(need: u64, beside: u64) -> u64 {
+    need.saturating_add(2 * SIZE).saturating_add(beside.max(SPARE))
 }
 
 impl<'a> Taken<'a> {
@@ -76,8 +76,9 @@ impl<'a> Taken<'a> {
     pub fn take(paths: &'a Paths, need: u64) -> Result<Self> {
         let free = available(paths)?;
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        if free < wanted(need) {
-            bail!("{} MiB of memory are needed, {} MiB are free", mib(wanted(need)), mib(free));
+        let wanted = wanted(need, 0);
+        if free < wanted {
+            bail!("{} MiB of memory are needed, {} MiB are free", mib(wanted), mib(free));
         }
         let share = Share::of(paths, USER);
         share.mount()?;

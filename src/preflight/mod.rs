@@ -57,7 +57,7 @@ pub fn run(paths: &Paths, settings: &Settings, units: &[UnitName], target: Optio
         report.units.insert(name, findings);
     }
     machine::check(paths, settings, target, &needs, &mut report);
-    storage::ask(paths, &wants, &mut report);
+    storage::ask(paths, settings, &wants, &needs, &mut report);
     Ok(report)
 }
 

@@ -28,9 +28,15 @@ pub fn ask(paths: &Paths, settings: &Settings, needs: &Needs, target: Option<&st
     let Some(room) = room else {
         return Some(Finding::warning("space.memory", "/proc/meminfo does not tell how much memory is available"));
     };
+    let (before, after) = takes(paths, settings, needs, target);
+    Some(judge(before, after, room))
+}
+
+/// What the update takes beside what the services have: before the switch, and after it.
+pub fn takes(paths: &Paths, settings: &Settings, needs: &Needs, target: Option<&str>) -> (u64, u64) {
     let before = before(needs, target.map_or(0, |target| size(paths, target)), settings.encryption);
     let after = needs.for_restore(available_parallelism().map_or(1, |n| n.get() as u64)).saturating_add(KUP);
-    Some(judge(before, after, room))
+    (before, after)
 }
 
 /// Up to the switch. The target is loaded first, and there twice while it is; what it goes to after the kexec is taken then.

@@ -5,7 +5,7 @@ mod criu;
 mod encryption;
 mod kexec;
 mod limits;
-mod memory;
+pub mod memory;
 mod packages;
 mod space;
 mod system;
