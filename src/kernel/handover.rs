@@ -24,7 +24,7 @@ pub const SECRET: usize = 64;
 const PAGE: usize = 4096;
 const MAGIC: &[u8; 16] = b"kup handover 1\0\0";
 /// Few: the kernel keeps clear of four `memmap=` on the command line ([`super::cmdline::make`]).
-const COPIES: usize = 3;
+pub const COPIES: usize = 3;
 /// How many huge pages are taken at a time to find them, and at most.
 const STEP: usize = 16;
 const MOST: usize = 256;

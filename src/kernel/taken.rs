@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::hugepool::Share;
-use super::meminfo;
+use super::{cmdline, meminfo};
 use crate::paths::Paths;
 use crate::store::arena::Arena;
 use crate::store::runs::{self, Run};
@@ -19,8 +19,10 @@ use crate::sys::hugepage::{Pages, SIZE};
 
 /// Whose huge pages they are.
 const USER: &str = "memory";
-/// More ranges make the command line too long: each takes up to 22 of 2047 bytes.
-pub const MOST_RUNS: usize = 24;
+/// However much room there is on the command line.
+const MOST_RUNS: usize = 24;
+/// What a range takes of the command line, at most, bytes: memory is below 64 TiB on machines with four levels of pages.
+const RANGE: usize = "67108864M!0x3ffffffff000,".len();
 /// How much memory is left to the machine while pages are chosen, bytes.
 const SPARE: u64 = 192 << 20;
 /// How many blocks more than are needed are looked at to find whole ones.
@@ -68,6 +70,23 @@ pub fn wanted(need: u64, beside: u64) -> u64 {
     need.saturating_add(2 * SIZE).saturating_add(beside.max(SPARE))
 }
 
+/// How many ranges a command line of so many bytes has room for beside what it says already.
+///
+/// # Errors
+/// When there is room for none; with the way out.
+pub fn most_runs(line: usize) -> Result<usize> {
+    // What may be added with them: see cmdline::make.
+    let taken = line + " memmap= nokaslr".len();
+    match cmdline::MAX.saturating_sub(taken) / RANGE {
+        0 => bail!(
+            "the target's command line, {line} of {} bytes, has no room to say where memory is; shorten it where the boot \
+             loader has it from and reboot once",
+            cmdline::MAX
+        ),
+        runs => Ok(runs.min(MOST_RUNS)),
+    }
+}
+
 impl<'a> Taken<'a> {
     /// Takes enough for `need` bytes.
     ///
@@ -109,15 +128,15 @@ impl<'a> Taken<'a> {
         Ok(grown > 0)
     }
 
-    /// Chooses what is handed over, has `load` load the target with the words for it, and gives the rest back. `load` gives
+    /// Chooses what is handed over, at most `most` ranges, has `load` load the target with the words for it, and gives the rest back. `load` gives
     /// what memory the target's parts will be put to, which is avoided.
     ///
     /// # Errors
     /// Those of `load`; also when there are no suitable pages. [`release`] undoes what was done.
-    pub fn settle(mut self, mut load: impl FnMut(&[Run]) -> Result<Vec<Range<u64>>>) -> Result<Vec<Run>> {
+    pub fn settle(mut self, most: usize, mut load: impl FnMut(&[Run]) -> Result<Vec<Range<u64>>>) -> Result<Vec<Run>> {
         let mut avoid = Vec::new();
         for _ in 0..TRIES {
-            let chosen = self.choose(&avoid)?;
+            let chosen = self.choose(&avoid, most)?;
             let segments = load(&chosen)?;
             if !segments.iter().any(|segment| chosen.iter().any(|run| run.touches(segment))) {
                 self.keep(&chosen)?;
@@ -130,15 +149,16 @@ impl<'a> Taken<'a> {
     }
 
     /// Chooses from what was taken, and takes more until there are whole blocks, if there is more.
-    fn choose(&mut self, avoid: &[Range<u64>]) -> Result<Vec<Run>> {
+    fn choose(&mut self, avoid: &[Range<u64>], most: usize) -> Result<Vec<Run>> {
         let block = block(self.paths);
         loop {
-            let chosen = runs::choose(&self.addresses, avoid, self.need, block, MOST_RUNS);
+            let chosen = runs::choose(&self.addresses, avoid, self.need, block, most);
             let good = chosen.as_ref().is_some_and(|chosen| runs::are_whole(chosen, block));
             let enough = self.addresses.len() as u64 * SIZE >= self.need + MORE_BLOCKS * block;
             if good || enough || !self.more(block)? {
-                let chosen =
-                    chosen.context("free memory is in too many pieces, or where kexec puts the target kernel")?;
+                let chosen = chosen.with_context(|| {
+                    format!("free memory is in more than {most} pieces, or where kexec puts the target kernel")
+                })?;
                 let (lost, most) = (runs::lost(&chosen, block), total(self.paths)? / MOST_LOST);
                 if lost > most {
                     let mib = |bytes: u64| bytes >> 20;
@@ -211,7 +231,35 @@ fn list(paths: &Paths) -> std::path::PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn a_long_command_line_gives_fewer_ranges() {
+        let largest = Run { start: (64 << 40) - (1 << 12), length: 64 << 40 };
+        let (id, image) = ("5a".parse().unwrap(), Path::new("/boot/vmlinuz-1"));
+        let make = |own: usize, runs: usize| {
+            let word = words(&vec![largest; runs]).next();
+            // That many words have the line say nokaslr as well, behind which nothing else may fit.
+            let running = [&["memmap=1M!1M"; 4].join(" "), " ", &"x".repeat(own)].concat();
+            let extra: Vec<&str> = word.as_deref().into_iter().collect();
+            let ours = cmdline::Ours { direction: cmdline::Direction::There, id: &id, pid_floor: 300, extra: &extra };
+            cmdline::make(&running, image, &ours)
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for own in 1..1900 {
+            let Ok(line) = make(own, 0) else { break };
+            match most_runs(line.len()) {
+                Ok(runs) => {
+                    assert!(make(own, runs).is_ok(), "{runs} ranges beside {} bytes", line.len());
+                    seen.insert(runs);
+                }
+                Err(e) => assert!(e.to_string().contains("has no room") && line.len() > 2000, "{e}"),
+            }
+        }
+        assert_eq!(seen, (1..=MOST_RUNS).collect());
+    }
 
     #[test]
     fn the_target_is_told_in_few_words() {

@@ -1,6 +1,6 @@
 //! Can the memory of units that want it so stay in RAM over the switch?
 
-use super::machine::memory;
+use super::machine::{cmdline, memory};
 use super::{Finding, Needs, Report};
 use crate::config::Settings;
 use crate::kernel::taken;
@@ -13,21 +13,26 @@ pub type Want = (UnitName, Storage, u64);
 
 /// Says so with each of the units; `needs` are those of all units.
 pub fn ask(paths: &Paths, settings: &Settings, wants: &[Want], needs: &Needs, report: &mut Report) {
+    if wants.is_empty() {
+        return;
+    }
     let need = wants.iter().map(|(_, _, size)| ram::need(*size)).fold(0, u64::saturating_add);
     // The old kernel has what is set aside and what the checkpoint takes at the same time, the new one what came over and what
     // the restore takes.
     let target = report.target.as_deref();
     let (before, after) = memory::takes(paths, settings, needs, target);
-    let verdict = verdict(paths, target, need, before.max(after));
+    let line = target.map_or(0, |target| cmdline::length(paths, settings, target));
+    let verdict = verdict(paths, target, line, need, before.max(after));
     for (name, storage, size) in wants {
         report.units.entry(name.clone()).or_default().push(finding(*storage, *size, &verdict));
     }
 }
 
 /// Why it cannot be.
-fn verdict(paths: &Paths, target: Option<&str>, need: u64, beside: u64) -> Result<(), String> {
+fn verdict(paths: &Paths, target: Option<&str>, line: usize, need: u64, beside: u64) -> Result<(), String> {
     // Without one there is no update; that is said elsewhere.
     target.map_or(Ok(()), |target| ram::possible(paths, target)).map_err(|e| format!("{e:#}"))?;
+    taken::most_runs(line).map_err(|e| format!("{e:#}"))?;
     fits(need, beside, taken::available(paths).map_err(|e| format!("{e:#}"))?)
 }
 

@@ -185,9 +185,9 @@ fn load(paths: &Paths, settings: &Settings, record: &mut Record, running: &str, 
         kernel::cmdline::make(running, &target.image, &words)
     };
     let tell = |more: &[String]| Ok(kernel::kexec::load_and_tell(paths, &target, &cmdline(more)?)?);
-    let loaded = ram::prepare(paths, settings, record, tell).and_then(|told| {
-        if !told {
-            kernel::kexec::load(paths, &target, &cmdline(&[])?)?;
+    let loaded = cmdline(&[]).map_err(Into::into).and_then(|line| {
+        if !ram::prepare(paths, settings, record, line.len(), tell)? {
+            kernel::kexec::load(paths, &target, &line)?;
         }
         Ok(())
     });

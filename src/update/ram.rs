@@ -77,8 +77,8 @@ pub fn possible(paths: &Paths, target: &str) -> Result<()> {
 }
 
 /// Sets memory aside for the units of `record` that want it, and loads the target with the words for it. `load` loads it with
-/// the words that it gets, and gives the memory that the target's parts will be put to. Where no unit gets any, `load` is not
-/// called. [`end`] undoes it.
+/// the words that it gets, and gives the memory that the target's parts will be put to; they go to a command line of `line`
+/// bytes. Where no unit gets any, `load` is not called. [`end`] undoes it.
 ///
 /// # Errors
 /// Those of `load`; and what is in the way, where a unit wants it so and not otherwise.
@@ -86,6 +86,7 @@ pub fn prepare(
     paths: &Paths,
     settings: &Settings,
     record: &mut Record,
+    line: usize,
     mut load: impl FnMut(&[String]) -> Result<Vec<Range<u64>>>,
 ) -> Result<bool> {
     let (mut bytes, mut must) = (0, false);
@@ -99,9 +100,11 @@ pub fn prepare(
     if bytes == 0 {
         return Ok(false);
     }
-    let settled = possible(paths, &record.target.release).and_then(|()| taken::Taken::take(paths, bytes));
-    let settled = settled.and_then(|taken| taken.settle(|runs| load(&taken::words(runs).collect::<Vec<_>>())));
-    match settled {
+    let set_aside = possible(paths, &record.target.release).and_then(|()| {
+        let most = taken::most_runs(line)?;
+        taken::Taken::take(paths, bytes)?.settle(most, |runs| load(&taken::words(runs).collect::<Vec<_>>()))
+    });
+    match set_aside {
         Ok(runs) => {
             let mib = |bytes: u64| bytes >> 20;
             let (all, lost) = (runs.iter().map(|run| run.length).sum(), runs::lost(&runs, taken::block(paths)));

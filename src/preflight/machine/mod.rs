@@ -1,6 +1,7 @@
 //! Questions about the machine.
 
 mod boot;
+pub mod cmdline;
 mod criu;
 mod encryption;
 mod kexec;
@@ -30,6 +31,7 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, needs: &Ne
     report.machine.extend(findings);
     report.machine.extend(criu::ask(paths, &running, target.as_deref()));
     report.machine.extend(kexec::ask(paths));
+    report.machine.extend(target.as_deref().and_then(|target| cmdline::ask(paths, settings, target)));
     report.machine.extend(boot::ask(paths));
     report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
     report.machine.extend(trial::ask(paths, settings, needs));
