@@ -184,3 +184,60 @@ pub fn end(paths: &Paths, record: &mut Record) -> Result<()> {
     }
     taken::release(paths).context("huge pages cannot be given back")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: &str = "6.12.2";
+
+    fn put(paths: &Paths, path: &str, text: &str) {
+        fs::create_dir_all(paths.at(path).parent().unwrap()).unwrap();
+        fs::write(paths.at(path), text).unwrap();
+    }
+
+    /// A machine on which it is possible, with `change` made to it.
+    fn why_not(change: impl FnOnce(&Paths)) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        put(&paths, "/proc/sys/kernel/osrelease", "6.12.1\n");
+        fs::create_dir_all(paths.at(crate::kernel::hugepool::POOL)).unwrap();
+        put(&paths, "/sys/devices/system/node/has_memory", "0\n");
+        let modules = regions::MODULES.iter().chain(&give_back::MODULES).map(|name| format!("kernel/{name}.ko:\n"));
+        put(&paths, &format!("/lib/modules/{TARGET}/modules.dep"), &modules.collect::<String>());
+        put(&paths, &format!("/lib/modules/{TARGET}/modules.builtin"), "");
+        change(&paths);
+        possible(&paths, TARGET).err().map(|e| format!("{e:#}"))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn each_reason_is_named() {
+        let says = |why: Option<String>, what: &str| assert!(why.as_ref().is_some_and(|w| w.contains(what)), "{why:?}");
+        assert_eq!(why_not(|_| ()), None);
+        says(
+            why_not(|p| put(p, "/proc/sys/kernel/osrelease", "6.1.0-13-amd64\n")),
+            "kernel 6.1.0-13-amd64 does not say",
+        );
+        assert_eq!(
+            why_not(|p| put(p, "/proc/sys/kernel/osrelease", "6.8.0-31-generic\n")),
+            None,
+            "the first that does"
+        );
+        says(why_not(|p| fs::remove_dir(p.at(crate::kernel::hugepool::POOL)).unwrap()), "no huge pages");
+        for nodes in ["0-1\n", "0,2\n"] {
+            says(why_not(|p| put(p, "/sys/devices/system/node/has_memory", nodes)), "several NUMA nodes");
+        }
+        let unnumbered = |p: &Paths| fs::remove_file(p.at("/sys/devices/system/node/has_memory")).unwrap();
+        assert_eq!(why_not(unnumbered), None, "a kernel without NUMA");
+        let list = format!("/lib/modules/{TARGET}/modules.dep");
+        says(why_not(|p| put(p, &list, "kernel/nd_e820.ko:\n")), "kernel 6.12.2 has no module nd_pmem");
+        says(why_not(|p| fs::remove_file(p.at(&list)).unwrap()), "kernel 6.12.2 has no list of its modules");
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    #[test]
+    fn other_machines_are_refused() {
+        assert!(why_not(|_| ()).is_some_and(|why| why.contains("x86-64 only")));
+    }
+}
