@@ -194,7 +194,7 @@ fn read_record(paths: &Paths, inner: &mut Inner) {
     }
     inner.seen = now;
     inner.record = match Record::load(&path) {
-        Ok(record) => record.map(|r| Ok(UpdateView::from(&r))),
+        Ok(record) => record.map(|r| Ok(UpdateView::of(paths, &r))),
         Err(e) => {
             tracing::error!("{e}");
             Some(Err(e.to_string()))

@@ -65,4 +65,10 @@ impl UpdateObject {
     fn outdated(&self) -> Vec<(String, Vec<String>)> {
         self.view.outdated.clone()
     }
+
+    /// Bytes of memory that stayed in RAM over the switch and that the machine does not have back until its next boot.
+    #[zbus(property)]
+    fn kept_back(&self) -> u64 {
+        self.view.kept_back
+    }
 }

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
 use super::PATH;
+use crate::paths::Paths;
 use crate::request::UpdateRequest;
-use crate::update::{Record, State, UnitRecord, UnitState, UpdateId};
+use crate::update::{Record, State, UnitRecord, UnitState, UpdateId, ram};
 
 /// One update as `org.kup1.Update` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +30,16 @@ pub struct UpdateView {
     pub phases: Vec<(String, u64, u64)>,
     /// Units that run with files that were replaced on disk, and these files.
     pub outdated: Vec<(String, Vec<String>)>,
+    /// Bytes of memory that the machine does not have back until its next boot.
+    pub kept_back: u64,
 }
 
 impl UpdateView {
+    /// The update of `record`, as it is seen in this boot.
+    pub fn of(paths: &Paths, record: &Record) -> Self {
+        Self { kept_back: ram::kept_back(paths, record), ..Self::from(record) }
+    }
+
     /// An update whose worker was asked to start and has not written its record yet.
     pub fn requested(request: &UpdateRequest, running: &str) -> Self {
         Self {
@@ -44,6 +52,7 @@ impl UpdateView {
             units: Vec::new(),
             phases: Vec::new(),
             outdated: Vec::new(),
+            kept_back: 0,
         }
     }
 
@@ -79,6 +88,7 @@ impl UpdateView {
         differs("StageOnly", self.stage_only != before.stage_only, self.stage_only.into());
         differs("Units", self.units != before.units, self.units.clone().into());
         differs("Phases", self.phases != before.phases, self.phases.clone().into());
+        differs("KeptBack", self.kept_back != before.kept_back, self.kept_back.into());
         differs("Outdated", self.outdated != before.outdated, self.outdated.clone().into());
         changed
     }
@@ -101,6 +111,7 @@ impl From<&Record> for UpdateView {
             units: r.units.iter().map(|(n, u)| (n.to_string(), u.state.as_str().to_string(), detail(u))).collect(),
             phases: r.phases.iter().map(|p| (p.name.clone(), p.start, p.end)).collect(),
             outdated: outdated.map(|(n, u)| (n.to_string(), u.outdated.clone())).collect(),
+            kept_back: 0,
         }
     }
 }
@@ -131,6 +142,8 @@ mod tests {
         let mut names: Vec<_> = UpdateView::from(&r).changes(&before).into_keys().collect();
         names.sort();
         assert_eq!(names, ["Phases", "Reason"]);
+        let kept = UpdateView { kept_back: 2 << 20, ..before.clone() };
+        assert_eq!(kept.changes(&before).into_keys().collect::<Vec<_>>(), ["KeptBack"]);
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct Update {
     pub phases: Vec<Phase>,
     /// Microseconds from the first freeze to the last resume; `None` while that is not known.
     pub blackout_usec: Option<u64>,
+    /// Bytes of memory that the machine does not have back until its next boot.
+    pub kept_back_bytes: u64,
 }
 
 /// One unit of an update.
@@ -142,6 +144,7 @@ impl From<HistoryLine> for Update {
             stage_only: false,
             units: units.collect(),
             blackout_usec: blackout(&phases).map(|(start, end)| end - start),
+            kept_back_bytes: 0,
             phases,
         }
     }

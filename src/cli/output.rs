@@ -167,6 +167,9 @@ fn update(u: &Update) -> String {
     if let Some(blackout) = u.blackout_usec {
         text += &format!("blackout:       {}\n", duration(blackout));
     }
+    if u.kept_back_bytes > 0 {
+        text += &format!("memory kept back until the next boot: {} MiB\n", u.kept_back_bytes.div_ceil(1 << 20));
+    }
     if !u.units.is_empty() {
         let mut rows = vec![row(["UNIT", "STATE", "NOTE"])];
         rows.extend(u.units.iter().map(|u| row([&u.unit, &u.state, u.reason.as_deref().unwrap_or("")])));

@@ -61,6 +61,7 @@ fn from_properties(mut properties: HashMap<String, OwnedVariant>) -> Update {
         units: units.collect(),
         blackout_usec: blackout(&phases).map(|(start, end)| end - start),
         phases,
+        kept_back_bytes: take(&mut properties, "KeptBack"),
         id: take(&mut properties, "Id"),
         state: take(&mut properties, "State"),
         reason: Some(take::<String>(&mut properties, "Reason")).filter(|r| !r.is_empty()),

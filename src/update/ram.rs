@@ -34,7 +34,7 @@ const SLACK: u64 = 16 << 20;
 pub struct Handed {
     /// The physical memory.
     pub runs: Vec<Run>,
-    /// Bytes of it that the machine does not have back until its next boot, once that is known.
+    /// Bytes of it, at most, that the machine does not have back until its next boot, once that is known.
     pub kept_back: Option<u64>,
 }
 
@@ -179,15 +179,26 @@ pub fn end(paths: &Paths, record: &mut Record) -> Result<()> {
             .and_then(|()| give_back::give_back(paths, &handed.runs));
         match given {
             Ok(kept) => handed.kept_back = Some(kept),
-            Err(e) => tracing::error!("memory that was kept over the switch stays aside until the next boot: {e:#}"),
+            Err(e) => {
+                tracing::error!("memory that was kept over the switch stays aside until the next boot: {e:#}");
+                handed.kept_back = Some(handed.runs.iter().map(|run| run.length).sum());
+            }
         }
     }
     taken::release(paths).context("huge pages cannot be given back")
 }
 
+/// Bytes that this boot does not have back of what the update of `record` has set aside. Another boot, which was not told of
+/// it, has all.
+pub fn kept_back(paths: &Paths, record: &Record) -> u64 {
+    let handed = record.ram.as_ref().filter(|handed| regions::are_kept(paths, &handed.runs));
+    handed.and_then(|handed| handed.kept_back).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::update::TargetKernel;
 
     const TARGET: &str = "6.12.2";
 
@@ -233,6 +244,23 @@ mod tests {
         let list = format!("/lib/modules/{TARGET}/modules.dep");
         says(why_not(|p| put(p, &list, "kernel/nd_e820.ko:\n")), "kernel 6.12.2 has no module nd_pmem");
         says(why_not(|p| fs::remove_file(p.at(&list)).unwrap()), "kernel 6.12.2 has no list of its modules");
+    }
+
+    #[test]
+    fn the_next_boot_has_it_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let target = TargetKernel { release: TARGET.into(), image: "/boot/vmlinuz".into(), initrd: None };
+        let mut record = Record::new("5a".parse().unwrap(), "6.12.1".into(), "b".into(), target);
+        put(&paths, "/proc/cmdline", "ro memmap=258M!0x7e00000 kup.end\n");
+        assert_eq!(kept_back(&paths, &record), 0);
+        let runs = vec![Run { start: 0x7e0_0000, length: 258 << 20 }];
+        record.ram = Some(Handed { runs, kept_back: None });
+        assert_eq!(kept_back(&paths, &record), 0, "not known yet");
+        record.ram.as_mut().unwrap().kept_back = Some(2 << 20);
+        assert_eq!(kept_back(&paths, &record), 2 << 20);
+        put(&paths, "/proc/cmdline", "ro\n");
+        assert_eq!(kept_back(&paths, &record), 0);
     }
 
     #[cfg(not(target_arch = "x86_64"))]

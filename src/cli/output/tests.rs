@@ -104,6 +104,7 @@ fn sample() -> Status {
                 Phase { name: "bless".into(), start_usec: 5, end_usec: None },
             ],
             blackout_usec: Some(9_870_000),
+            kept_back_bytes: 4 << 20,
             ..Default::default()
         }),
     }
@@ -119,6 +120,7 @@ staged kernel:  none
 mode:           manual
 update:         64a from 6.12.94 to 6.12.107, done
 blackout:       9.9 s
+memory kept back until the next boot: 4 MiB
 
 UNIT               STATE    NOTE
 memcached.service  resumed
@@ -160,7 +162,18 @@ fn status_as_json_keeps_its_keys() {
     let update = &json["update"];
     assert_eq!(
         keys(update),
-        ["blackout_usec", "id", "phases", "reason", "source", "stage_only", "state", "target", "units"]
+        [
+            "blackout_usec",
+            "id",
+            "kept_back_bytes",
+            "phases",
+            "reason",
+            "source",
+            "stage_only",
+            "state",
+            "target",
+            "units"
+        ]
     );
     assert_eq!(keys(&update["units"][0]), ["outdated", "reason", "state", "unit"]);
     assert_eq!(keys(&update["phases"][0]), ["end_usec", "name", "start_usec"]);
