@@ -336,6 +336,50 @@ fn an_armed_update_is_busy_and_can_be_given_up() {
     });
 }
 
+/// The record of an update that went from kernel 6.12.107 to the one that runs.
+fn done(paths: &Paths) -> Record {
+    let target = TargetKernel { release: "6.12.94".into(), image: "/boot/vmlinuz-6.12.94".into(), initrd: None };
+    let mut record = Record::new("5a".parse().unwrap(), "6.12.107".into(), "b".into(), target);
+    for event in [Event::Pass, Event::Armed, Event::Shutdown, Event::Committed, Event::NewKernel, Event::Restored] {
+        record.advance(event, &paths.record()).unwrap();
+    }
+    record.advance(Event::Bless, &paths.record()).unwrap();
+    record
+}
+
+#[test]
+fn only_an_update_that_was_done_is_rolled_back() {
+    let bench = Bench::new(|_, _| DONE);
+    let manager = bench.manager();
+    let back = HashMap::from([("rollback", Variant::from(true))]);
+    let request = bench.paths.run_dir().join(UPDATE_REQUEST);
+    zbus::block_on(async {
+        let nothing = |e: Error| assert!(matches!(&e, Error::NoTarget(m) if m.contains("nothing to roll back")), "{e}");
+        let wrong = HashMap::from([("rollback", Variant::from("yes"))]);
+        assert!(matches!(err(manager.update(&wrong).await), Error::InvalidArgument(m) if m.contains("rollback")));
+        nothing(err(manager.update(&back).await));
+        let mut given_up = Record::new("59".parse().unwrap(), "6.12.94".into(), "b".into(), done(&bench.paths).target);
+        given_up.advance(Event::Abort, &bench.paths.record()).unwrap();
+        nothing(err(manager.update(&back).await));
+        assert!(!request.exists() && bench.orders().is_empty(), "nothing was asked for");
+
+        let last = done(&bench.paths);
+        manager.update(&back).await.unwrap();
+        let asked: UpdateRequest = serde_json::from_slice(&fs::read(&request).unwrap()).unwrap();
+        assert_eq!((asked.target.as_deref(), asked.reverses), (Some("6.12.107"), Some(last.id)));
+        assert!(!asked.stage_only && asked.allow_restart.is_empty());
+    });
+}
+
+#[test]
+fn a_rollback_needs_the_kernel_that_it_goes_back_to() {
+    let bench = Bench::new(no_worker);
+    done(&bench.paths);
+    fs::remove_file(bench.paths.at("/boot/vmlinuz-6.12.107")).unwrap();
+    let e = err(zbus::block_on(bench.manager().update(&HashMap::from([("rollback", Variant::from(true))]))));
+    assert!(matches!(&e, Error::NoTarget(m) if m.contains("6.12.107")), "{e}");
+}
+
 #[test]
 fn a_damaged_record_stops_updates() {
     let bench = Bench::new(no_worker);

@@ -22,6 +22,7 @@ mod ram;
 mod refuse;
 mod restore_failure;
 mod resume_once;
+mod rollback;
 mod security;
 pub mod soak;
 mod storage;
@@ -65,6 +66,7 @@ pub const ALL: &[Scenario] = &[
     confinement::SCENARIO,
     refuse::SCENARIO,
     fallback::HEALTH,
+    rollback::SCENARIO,
     restore_failure::SCENARIO,
     automatic::SCENARIO,
     afterwards::SCENARIO,
