@@ -8,6 +8,7 @@ use kup::faults::STEPS;
 use serde_json::Value;
 
 use super::Scenario;
+use super::afterwards::expect_no_traces;
 use super::update::fill;
 use crate::client::memcached::Keys;
 use crate::client::{memcached, redis};
@@ -135,6 +136,7 @@ fn cell(ctx: &mut Ctx, step: &str, fault: &str, command: &str, before: &[Service
     // Whatever it ended as, the machine stays up.
     std::thread::sleep(Duration::from_secs(5));
     ctx.vm.wait_idle(BOOT_LIMIT)?;
+    expect_no_traces(ctx)?;
     let end = judge(ctx, &record, before)?;
     let may_be_cold = match fault {
         // What dies with the machine before there is an image, or after it was used, is gone as in any crash.

@@ -34,7 +34,7 @@ def closed(path, info):
     return False
 
 
-end = time.monotonic() + 900
+end = time.monotonic() + 3600
 while time.monotonic() < end:
     seen["looks"] += 1
     for root in ROOTS:
