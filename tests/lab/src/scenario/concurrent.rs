@@ -25,7 +25,7 @@ pub const SCENARIO: Scenario = Scenario {
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(300);
 /// What apt holds while it works.
-const APT: &str =
+pub const APT: &str =
     "import fcntl,time\nf=open('/var/lib/dpkg/lock-frontend','w')\nfcntl.lockf(f,fcntl.LOCK_EX)\ntime.sleep(1000)\n";
 
 fn run(ctx: &mut Ctx) -> Result<()> {

@@ -24,6 +24,7 @@ mod restore_failure;
 mod resume_once;
 mod rollback;
 mod security;
+mod shutdowns;
 pub mod soak;
 mod storage;
 mod systemd_boot;
@@ -88,6 +89,7 @@ pub const ALL: &[Scenario] = &[
     resume_once::SCENARIO,
     concurrent::SCENARIO,
     cancelled::SCENARIO,
+    shutdowns::SCENARIO,
     security::SCENARIO,
     storage::SCENARIO,
     large::SCENARIO,

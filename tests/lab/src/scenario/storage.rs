@@ -23,13 +23,14 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
+/// What [`Start`] writes.
+pub const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(300);
 /// Takes every byte of the file system that a path is on, those for root included.
 const FILL: &str = "fill() { head -c 200G /dev/zero >$1/fill; head -c 200G /dev/zero >$1/fill2; }; fill";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
-    let start = Start { services: fill(ctx, KEYS)?, boot: ctx.vm.boot_id()? };
+    let start = Start::new(ctx)?;
     let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
     let small = "cd /srv && truncate -s 400M disk && mkfs.ext4 -q disk && modprobe loop && losetup /dev/loop7 disk && \
                  echo '0 819200 linear /dev/loop7 0' | dmsetup create lab";
@@ -134,14 +135,19 @@ fn expect_failed(out: &Output, says: &str) -> Result<()> {
 }
 
 /// How it was before.
-struct Start {
+pub struct Start {
     services: Vec<Service>,
     boot: String,
 }
 
 impl Start {
+    /// Fills the services and looks.
+    pub fn new(ctx: &mut Ctx) -> Result<Self> {
+        Ok(Self { services: fill(ctx, KEYS)?, boot: ctx.vm.boot_id()? })
+    }
+
     /// An update that is armed, and meets `trouble` before its switch, is given up and says why.
-    fn expect_aborted(&self, ctx: &mut Ctx, trouble: &str, says: &str) -> Result<()> {
+    pub fn expect_aborted(&self, ctx: &mut Ctx, trouble: &str, says: &str) -> Result<()> {
         ctx.vm.ssh("kup update --yes --stage-only")?;
         ctx.vm.ssh(trouble)?;
         ctx.vm.ssh("systemctl kexec")?;
