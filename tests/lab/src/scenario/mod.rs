@@ -84,6 +84,8 @@ pub const ALL: &[Scenario] = &[
     fallback::POWER_CUT,
     fallback::SYSTEMD_BOOT_PANIC,
     fallback::GRUB_UEFI,
+    fallback::NONE,
+    fallback::BOOT_TIMEOUT,
     fallback::NO_LOOP,
     fallback::NO_LOOP_EARLY,
     resume_once::SCENARIO,

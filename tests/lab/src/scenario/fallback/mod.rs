@@ -1,8 +1,10 @@
 //! The new kernel does not bring the services back: the machine is by itself on the old one again, and so are they.
 
+mod boot_timeout;
 mod grub_uefi;
 mod health;
 mod no_loop;
+mod none;
 mod trouble;
 
 use std::time::Duration;
@@ -19,9 +21,11 @@ use crate::ready::{self, STAGED, SYSTEMD_BOOT};
 use crate::runner::context::Ctx;
 use crate::vm::BOOT_LIMIT;
 
+pub use boot_timeout::SCENARIO as BOOT_TIMEOUT;
 pub use grub_uefi::SCENARIO as GRUB_UEFI;
 pub use health::SCENARIO as HEALTH;
 pub use no_loop::{EARLY as NO_LOOP_EARLY, SCENARIO as NO_LOOP};
+pub use none::SCENARIO as NONE;
 pub use trouble::Trouble;
 
 /// Small: these scenarios are about where the services are, not about how much they hold.
@@ -144,8 +148,8 @@ impl Start {
         Ok(Self { services, observed, boot: ctx.vm.boot_id()? })
     }
 
-    /// Waits until the machine is back on the old kernel with all services as they were; gives the record.
-    pub fn expect_back(&self, ctx: &mut Ctx) -> Result<Value> {
+    /// Waits until the machine is back on the old kernel; gives the record.
+    fn wait_back(&self, ctx: &mut Ctx) -> Result<Value> {
         ctx.vm.wait_new_boot(&self.boot, BOOT_LIMIT).context("after the trouble")?;
         let record = ctx.eventually(BOOT_LIMIT, |ctx| {
             let record = guest::record(&ctx.vm)?;
@@ -156,6 +160,12 @@ impl Start {
         let old = ctx.about().old_kernel.clone();
         ctx.expect_kernel(&old)?;
         ctx.vm.wait_idle(BOOT_LIMIT)?;
+        Ok(record)
+    }
+
+    /// The same, and all services are as they were.
+    pub fn expect_back(&self, ctx: &mut Ctx) -> Result<Value> {
+        let record = self.wait_back(ctx)?;
         expect_same(ctx, &self.services, &self.observed)?;
         verify(ctx, KEYS)?;
         expect_nothing_left_but_the_pin(ctx)?;
