@@ -150,3 +150,24 @@ fn run_health_check(name: &UnitName, command: &str, timeout: Duration) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_check_is_not_waited_for_for_ever() {
+        let name = "a".parse().unwrap();
+        let check = |command: &str, seconds| {
+            let verdict = run_health_check(&name, command, Duration::from_secs(seconds));
+            verdict.map_err(|e| e.to_string())
+        };
+        assert_eq!(check("true", 60), Ok(()));
+        let why = check("exit 3", 60).unwrap_err();
+        assert!(why.contains("health check of a.service failed") && why.contains("exit 3"), "{why}");
+        let begun = Instant::now();
+        let why = check("exec sleep 1000", 0).unwrap_err();
+        assert!(why.contains("a.service did not end within 0 s: exec sleep 1000"), "{why}");
+        assert!(begun.elapsed() < Duration::from_secs(500), "it was waited for");
+    }
+}
