@@ -66,6 +66,8 @@ fn there(ctx: &mut Ctx, services: &[Service], kernel: &str, keys: Keys) -> Resul
 /// The check tells of every unit where its memory goes in an update to `kernel`.
 fn expect_check(ctx: &mut Ctx, kernel: &str, says: &str) -> Result<()> {
     let check = ctx.vm.ssh(&format!("kup check --target {kernel}"))?;
+    let limits = check.lines().find(|line| line.ends_with("[trial.limits]")).context("the limits are not told")?;
+    ensure!(limits.contains("panic armed (reset after 10 s)"), "{limits}");
     let said = check.lines().filter(|line| line.contains(says) && line.ends_with("[memory.store]")).count();
     ensure!(said == UNITS.len(), "kup check says '{says}' of {said} units: {check}");
     Ok(())
@@ -105,7 +107,11 @@ fn expect_from(ctx: &mut Ctx, store: &str) -> Result<()> {
 /// The machine has the memory that it had, but for what the record says.
 fn expect_given_back(ctx: &mut Ctx, before: u64) -> Result<()> {
     let record: Value = guest::record(&ctx.vm)?;
-    let kept = record["ram"]["kept_back"].as_u64().context("the record does not say what was kept back")? >> 20;
+    let kept = record["ram"]["kept_back"].as_u64().context("the record does not say what was kept back")?;
+    let status = ctx.vm.ssh("kup status")?;
+    let says = format!("memory kept back until the next boot: {} MiB\n", kept.div_ceil(1 << 20));
+    ensure!(kept == 0 || status.contains(&says), "kup status does not say '{}': {status}", says.trim());
+    let kept = kept >> 20;
     let now = mem_total(ctx)?;
     ctx.figure("MemTotal before", before as f64, "MiB");
     ctx.figure("MemTotal after", now as f64, "MiB");
