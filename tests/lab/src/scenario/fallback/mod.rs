@@ -50,11 +50,11 @@ pub const PANIC: Scenario = always(
         expect_stock_initrd_next(ctx)
     },
 );
-/// The new kernel stands still in its initrd.
+/// The new kernel stands still before it has a first process.
 pub const HANG_KERNEL: Scenario = scenario(
     "fallback-hang-kernel",
-    "the new kernel hangs before it has a root file system: the watchdog resets, the old kernel restores",
-    |ctx| run(ctx, Trouble::HangInitrd),
+    "the new kernel hangs before its first process: the watchdog resets, the old kernel restores",
+    |ctx| run(ctx, Trouble::HangKernel),
 );
 /// The first process of the new boot does nothing.
 pub const HANG_PID1: Scenario = scenario(

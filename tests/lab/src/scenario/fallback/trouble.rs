@@ -9,6 +9,9 @@ use crate::runner::context::Ctx;
 
 /// A first process that does nothing.
 const HANG: &str = "#!/bin/sh\nwhile :; do sleep 1000; done\n";
+/// An initrd without a first process has the kernel look for the root file system by itself; of several `root=` the last counts,
+/// and a partition's id is the name of what may still come (init/do_mounts.c).
+const NO_ROOT: &str = "rdinit=/none root=PARTUUID=never rootwait";
 /// Starts before memcached in the new boot, and never ends.
 const STUCK: &str = "[Unit]\nDefaultDependencies=no\nBefore=memcached.service\nConditionKernelCommandLine=kup.txn\n\
     [Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=/usr/bin/sleep infinity\n\
@@ -19,8 +22,8 @@ const STUCK: &str = "[Unit]\nDefaultDependencies=no\nBefore=memcached.service\nC
 pub enum Trouble {
     /// The first process of the new boot ends, and the kernel panics.
     Panic,
-    /// The first process, in the initrd, waits for somebody at the console.
-    HangInitrd,
+    /// The kernel waits for ever, and has no first process.
+    HangKernel,
     /// The first process does nothing.
     HangInit,
     /// A unit that something waits for.
@@ -36,8 +39,7 @@ impl Trouble {
     pub fn prepare(self, ctx: &mut Ctx) -> Result<()> {
         let arguments = match self {
             Trouble::Panic => "init=/bin/false",
-            // Not "break=": with panic= on its command line, an initrd of initramfs-tools reboots rather than wait for somebody.
-            Trouble::HangInitrd => "rdinit=/bin/cat",
+            Trouble::HangKernel => NO_ROOT,
             Trouble::HangInit => "init=/srv/kup-lab/hang",
             Trouble::Emergency => "systemd.unit=emergency.target",
             Trouble::StuckRestore | Trouble::PowerCut => "",
@@ -75,6 +77,7 @@ impl Trouble {
                 ctx.vm.power_cut()
             }
             Trouble::Panic => wait_console(ctx, "Kernel panic - not syncing"),
+            Trouble::HangKernel => wait_console(ctx, "Waiting for root device PARTUUID=never"),
             _ => Ok(()),
         }
     }
@@ -84,7 +87,7 @@ impl Trouble {
         let reason = record["reason"].as_str().unwrap_or_default();
         let says = match self {
             Trouble::StuckRestore => "memcached.service cannot be restored",
-            Trouble::HangInitrd | Trouble::HangInit => "hung, and the watchdog reset the machine",
+            Trouble::HangKernel | Trouble::HangInit => "hung, and the watchdog reset the machine",
             Trouble::Panic | Trouble::PowerCut | Trouble::Emergency => "did not come up",
         };
         ensure!(reason.contains(says), "the reason is {reason:?}");
