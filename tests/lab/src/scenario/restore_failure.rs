@@ -1,4 +1,5 @@
-//! The image of one unit is damaged on its way: that unit starts cold, the others live on, and everything says so.
+//! The image of one unit is damaged on its way, that of another comes into other hands: these start cold, the others live on, and
+//! everything says so.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::runner::context::Ctx;
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
     name: "restore-failure",
-    about: "images of one unit damaged after the switch: it starts cold, the others live on, status and exit code tell",
+    about: "images of a unit damaged after the switch, those of another given away: both start cold, the others live on",
     from: STAGED,
     all_only: false,
     run,
@@ -25,6 +26,8 @@ pub const SCENARIO: Scenario = Scenario {
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 /// Whose image is damaged.
 const VICTIM: &str = "memcached.service";
+/// Whose images somebody else might have changed.
+const GIVEN_AWAY: &str = "nginx.service";
 /// Loses the second half of what memcached's memory was, before anything is restored: what a failing disk does.
 const DAMAGE: &str = "[Unit]
 DefaultDependencies=no
@@ -36,6 +39,7 @@ ConditionKernelCommandLine=kup.txn
 Type=oneshot
 ExecStart=/bin/sh -c 'for f in /var/lib/kup/images/*/memcached.service/pages-*.img; do \
     s=$(stat -c %%s $f); truncate -s $((s / 8192 * 4096)) $f && echo damaged $f of $s; done'
+ExecStart=/bin/sh -c 'chown -v nobody /var/lib/kup/images/*/nginx.service'
 [Install]
 WantedBy=multi-user.target
 ";
@@ -61,13 +65,14 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.vm.ssh("systemctl disable lab-damage.service && rm /etc/systemd/system/lab-damage.service")?;
 
     ctx.step("the others live on");
-    let others: Vec<&str> = UNITS.into_iter().filter(|unit| *unit != VICTIM).collect();
+    let lives_on = |unit: &&str| ![VICTIM, GIVEN_AWAY].contains(unit);
+    let others: Vec<&str> = UNITS.into_iter().filter(lives_on).collect();
     guest::expect_done(&record, &others)?;
     for (name, pulse) in pulses {
         let rhythm = pulse.stop()?;
         ctx.step(&format!("{name}: {} answers on one connection", rhythm.requests));
     }
-    for (unit, was) in UNITS.iter().zip(&before).filter(|(unit, _)| **unit != VICTIM) {
+    for (unit, was) in UNITS.iter().zip(&before).filter(|(unit, _)| lives_on(unit)) {
         let is = guest::service(&ctx.vm, unit)?;
         ensure!(is == *was && is.restarts == 0, "{unit} was {was:?} and is {is:?}");
     }
@@ -78,7 +83,24 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         Ok::<_, anyhow::Error>(())
     })??;
     expect_cold(ctx, &record)?;
+    expect_distrusted(ctx, &record)?;
     expect_no_leftovers(ctx)
+}
+
+/// Nothing of an image is used that somebody else than root could have written.
+fn expect_distrusted(ctx: &mut Ctx, record: &Value) -> Result<()> {
+    ctx.step("the one whose image belongs to somebody else started cold");
+    let unit = &record["units"][GIVEN_AWAY];
+    let why = unit["state"]["cold"]["reason"].as_str().unwrap_or_default();
+    let says = why.contains("its image is not to be trusted") && why.contains("belongs to user");
+    ensure!(says, "{GIVEN_AWAY} is {}", unit["state"]);
+    ctx.eventually(Duration::from_secs(30), |ctx| {
+        let is = guest::service(&ctx.vm, GIVEN_AWAY)?;
+        let name = ctx.vm.ssh(&format!("cat /proc/{}/comm", is.main_pid))?;
+        let fresh = is.active == "active" && Some(u64::from(is.main_pid)) != unit["main_pid"].as_u64();
+        ensure!(fresh && name.trim() == "nginx", "{GIVEN_AWAY} is {is:?}, {name}");
+        Ok(())
+    })
 }
 
 /// The damaged unit runs as a fresh one, and record, status and history tell why.
