@@ -41,7 +41,7 @@ pub enum Verb {
 /// `cargo lab test`.
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// Scenarios; without a name, the checks that need no machine run first, then all scenarios
+    /// Scenarios (`faults` stands for all `faults-…`); without a name, the checks that need no machine run first, then all scenarios
     pub names: Vec<String>,
     /// Only show what there is
     #[arg(long)]

@@ -55,16 +55,56 @@ pub fn list(scenarios: &[Scenario]) {
     }
 }
 
-/// The scenarios named, or all that are not kept for `--all`.
+/// The scenarios named, or all that are not kept for `--all`. A name that is none's own stands for all that begin with it.
 fn choose(args: &TestArgs) -> Result<Vec<&'static Scenario>> {
+    let is_own = |name: &str| scenario::ALL.iter().any(|scenario| scenario.name == name);
+    let means = |name: &str, scenario: &Scenario| {
+        let rest = scenario.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || (rest.starts_with('-') && !is_own(name)))
+    };
     for name in &args.names {
-        if !scenario::ALL.iter().any(|scenario| scenario.name == name) {
+        if !scenario::ALL.iter().any(|scenario| means(name, scenario)) {
             bail!("there is no scenario `{name}`: `cargo lab test --list` shows them");
         }
     }
     let wanted = |scenario: &&Scenario| {
-        let named = args.names.iter().any(|name| name == scenario.name);
+        let named = args.names.iter().any(|name| means(name, scenario));
         named || (args.names.is_empty() && (args.all || !scenario.all_only))
     };
     Ok(scenario::ALL.iter().filter(wanted).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    fn chosen(words: &[&str]) -> Result<Vec<&'static str>> {
+        let cli = Cli::try_parse_from([&["cargo lab", "test"], words].concat())?;
+        let Verb::Test(args) = cli.verb else { bail!("not a test") };
+        Ok(choose(&args)?.iter().map(|scenario| scenario.name).collect())
+    }
+
+    #[test]
+    fn a_name_may_stand_for_several() {
+        assert_eq!(chosen(&["update"]).unwrap(), ["update"], "not update-thrice as well");
+        let faults = chosen(&["faults"]).unwrap();
+        assert_eq!(faults.len(), 6);
+        assert!(faults.iter().all(|name| name.starts_with("faults-")));
+        assert_eq!(chosen(&["faults", "faults-kill"]).unwrap(), faults, "each once");
+        for wrong in ["fault", "faults-", "nonsense"] {
+            assert!(chosen(&[wrong]).unwrap_err().to_string().contains(wrong));
+        }
+    }
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own() {
+        let mut names = chosen(&["--all"]).unwrap();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), scenario::ALL.len());
+        assert!(chosen(&[]).unwrap().len() < names.len());
+    }
 }
