@@ -201,6 +201,11 @@ impl Clients {
         Ok(Self { pulses, download: None })
     }
 
+    /// How many connections they hold.
+    pub fn count(&self) -> usize {
+        self.pulses.len() + usize::from(self.download.is_some())
+    }
+
     /// Lets them end; none may have lost its connection or got a wrong answer. Gives the longest blackout in seconds.
     pub fn finish(self, ctx: &mut Ctx) -> Result<f64> {
         let mut longest = 0.0_f64;
