@@ -30,10 +30,16 @@ const POLL: Duration = Duration::from_millis(500);
 pub fn run(paths: &Paths) -> Result<()> {
     let lock = Lock::wait(&paths.lock(), ASSESSED_WITHIN)?;
     let Some(mut record) = Record::load(&paths.record()).or_else(|e| unreadable(paths, e))? else { return Ok(()) };
-    if record.state().is_final() {
-        return if record.wiped { Ok(()) } else { bless::finish(paths, &mut record) };
+    if record.state().is_final() && record.wiped {
+        return Ok(());
     }
     let systemd = Systemd::connect()?;
+    if record.state().is_final() {
+        let finished = bless::finish(paths, &mut record);
+        // Placeholders may still stand in for what starts cold.
+        restore::settle_units(&systemd, &record)?;
+        return finished;
+    }
     let (images, resumed) = (has(&record, &UnitState::Imaged), has(&record, &UnitState::Resumed));
     // A reverse update is itself the way back: from there is no other one.
     let first = record.reverses.is_none();
