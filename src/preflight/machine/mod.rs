@@ -35,7 +35,8 @@ pub fn check(paths: &Paths, settings: &Settings, asked: Option<&str>, needs: &Ne
     report.machine.extend(boot::ask(paths));
     report.machine.extend(watchdog::ask(paths, settings, target.as_deref()));
     report.machine.extend(trial::ask(paths, settings, needs));
-    report.machine.extend(limits::ask(settings));
+    let deadman_sec = watchdog::limit(paths, settings, target.as_deref());
+    report.machine.extend(limits::ask(&Settings { deadman_sec, ..settings.clone() }));
     report.machine.extend(space::ask(paths, settings, needs));
     report.machine.extend(memory::ask(paths, settings, needs, target.as_deref()));
     if settings.encryption {

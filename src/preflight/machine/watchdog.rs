@@ -31,6 +31,14 @@ pub fn ask(paths: &Paths, settings: &Settings, target: Option<&str>) -> Vec<Find
     }
 }
 
+/// DeadmanSec, where a watchdog would keep to it; 0 where there is none that could.
+pub fn limit(paths: &Paths, settings: &Settings, target: Option<&str>) -> u32 {
+    match settings.deadman_sec {
+        0 => 0,
+        seconds => watchdog::choose(paths, seconds, target).map_or(0, |_| seconds),
+    }
+}
+
 fn unusable(one: &Unusable) -> Finding {
     let id = match one.why {
         Why::Driver(_) | Why::StopsOnReboot => "watchdog.driver",
@@ -57,12 +65,15 @@ mod tests {
         };
         let tree = Tree::new();
         assert_eq!(id(&tree), ["watchdog.none"]);
+        let limit = |tree: &Tree| limit(&tree.paths, &settings, Some("6.12.2"));
+        assert_eq!(limit(&tree), 0);
         tree.watchdog(0, "Software Watchdog", None);
         assert_eq!(id(&tree), ["watchdog.driver"]);
         let off = ask(&tree, &Settings { deadman_sec: 0, ..Settings::default() });
         assert_eq!((off[0].id.as_str(), off.len()), ("watchdog.off", 1));
         tree.kernel("6.12.2", "i6300esb");
         tree.watchdog(1, "i6300ESB timer", Some("i6300esb"));
+        assert_eq!(limit(&tree), settings.deadman_sec);
         let found = ask(&tree, &settings);
         assert_eq!((found[0].id.as_str(), found[0].severity), ("watchdog.armed", Severity::Note));
         assert!(
@@ -72,5 +83,6 @@ mod tests {
         assert_eq!((found[1].id.as_str(), found[1].fix.contains("DeadmanSec = 2046")), ("watchdog.timeout", true));
         tree.link("/proc/9/fd/3", "/dev/watchdog1");
         assert_eq!(id(&tree), ["watchdog.driver", "watchdog.busy"]);
+        assert_eq!(limit(&tree), 0, "none that could be used");
     }
 }
