@@ -93,6 +93,16 @@ pub fn of(pin: &Pin, paths: &Paths) -> Result<Box<dyn BootLoader>> {
     }
 }
 
+/// Was `pin` planned while `earlier` was in force in the same boot loader? What it replaces is then what that one had put
+/// there, and nobody has chosen anything else between them.
+pub fn follows(pin: &Pin, earlier: &Pin) -> bool {
+    let set = |before: &str| match pin.loader.as_str() {
+        GRUB => grub::sets(before, &earlier.entry),
+        _ => before == earlier.entry,
+    };
+    pin.loader == earlier.loader && pin.before.as_deref().is_some_and(set)
+}
+
 /// Looks whether `pin` still makes `release` what a reset would boot.
 ///
 /// # Errors
@@ -126,14 +136,14 @@ pub fn findings(paths: &Paths) -> Vec<Finding> {
     found
 }
 
-/// What the last update has left.
+/// What the last update has left, or one before it.
 fn pinned(paths: &Paths) -> Option<Finding> {
     // A record that cannot be read has a finding of its own.
     let record = Record::load(&paths.record()).ok()??;
-    record.pin_left()?;
-    let (id, kernel) = (&record.id, record.old_kernel());
+    let booted = of(record.pin_left()?, paths).and_then(|loader| loader.default_release()).ok().flatten();
+    let kernel = booted.map_or("the kernel that it is pinned to".into(), |release| format!("kernel {release}"));
     let message = format!(
-        "the boot loader boots kernel {kernel} whatever else is installed since update {id} did not go well; the next \
+        "the boot loader boots {kernel} whatever else is installed, since an earlier update did not go well; the next \
          update that does ends that"
     );
     Some(Finding::warning("boot.pinned", message).fix("kup abort"))

@@ -45,7 +45,7 @@ pub fn run(paths: &Paths, request: &UpdateRequest) -> Result<()> {
     let mut record = Record::new(request.id.clone(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.stage_only = request.stage_only;
     record.reverses = request.reverses.clone();
-    record.earlier_pin = old.and_then(|old| old.pin_left().cloned());
+    record.earlier_pin = old.and_then(|old| old.pin_to_inherit());
     let running = fs::read_to_string(paths.cmdline())?;
     go(paths, &settings, lock, record, &running, &|unit| request.allow_restart.contains(unit))
 }
@@ -65,7 +65,7 @@ pub fn reverse(paths: &Paths, failed: &Record, reason: &str) -> Result<()> {
     let target = choose_target(paths, Some(&failed.source))?;
     let mut record = Record::new(UpdateId::now(), kernel::running(paths)?, kernel::boot_id(paths)?, target);
     record.reverses = Some(failed.id.clone());
-    record.earlier_pin = failed.pin_left().cloned();
+    record.earlier_pin = failed.pin_to_inherit();
     record.reason = Some(reason.into());
     tracing::error!("update {} takes update {} back: {reason}", record.id, failed.id);
     go(paths, &settings, lock, record, &failed.cmdline, &|_| true)

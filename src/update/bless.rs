@@ -85,13 +85,28 @@ pub fn run(paths: &Paths) -> Result<()> {
     blessed
 }
 
-/// Makes the kernel that runs what boots by default, and takes all pins away.
-fn make_default(paths: &Paths, record: &mut Record) -> Result<()> {
-    let mut pin = record.pin.clone().context("the record does not say how the boot loader was pinned")?;
-    if let Some(earlier) = &record.earlier_pin {
-        pin.before.clone_from(&earlier.before);
+/// Makes the kernel that runs what boots by default, and takes all pins away. On the way back from an update that failed
+/// the pin stays, as after every other one that went wrong: until one goes well, or the administrator ends that.
+///
+/// # Errors
+/// When the boot loader cannot be set.
+pub fn make_default(paths: &Paths, record: &mut Record) -> Result<()> {
+    let pin = record.whole_pin().context("the record does not say how the boot loader was pinned")?;
+    let (loader, release) = (boot::of(&pin, paths)?, &record.target.release);
+    // `kup rollback` takes back an update that went well, and so has left no pin.
+    if record.reverses.is_some() && record.earlier_pin.is_some() {
+        if loader.default_release()?.as_deref() != Some(release) {
+            loader.pin(&pin, release)?;
+        }
+        (record.pin, record.earlier_pin) = (Some(pin), None);
+        return Ok(());
     }
-    boot::of(&pin, paths)?.bless(&pin, &record.target.release)?;
+    loader.bless(&pin, release)?;
+    // Of a time when another boot loader booted this machine.
+    if let Some(other) = record.earlier_pin.as_ref().filter(|earlier| earlier.loader != pin.loader) {
+        let unpinned = boot::of(other, paths).and_then(|loader| loader.unpin(other));
+        unpinned.unwrap_or_else(|e| tracing::warn!("{} stays pinned: {e:#}", other.loader));
+    }
     (record.pin, record.earlier_pin) = (None, None);
     Ok(())
 }

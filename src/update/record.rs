@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ram::Handed;
 use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId, ballast};
+use crate::boot;
 use crate::kernel::panic::PanicSettings;
 use crate::sys::atomic;
 use crate::unit::{Fallback, UnitName};
@@ -79,7 +80,8 @@ pub struct Record {
     pub pid_floor: u32,
     /// How the boot loader is pinned, so that it can be unpinned. An update that ended badly behind the switch leaves it so.
     pub pin: Option<Pin>,
-    /// The pin that an update before this one has left so: where this one is given up, it is in force again.
+    /// The pin that an update before this one has left so, with what stood there before all of them: where this one is
+    /// given up, it is in force again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_pin: Option<Pin>,
     /// Local addresses that restored TCP sockets are bound to; restore waits for them.
@@ -330,6 +332,27 @@ impl Record {
     /// The pin that is in force though the update has ended.
     pub fn pin_left(&self) -> Option<&Pin> {
         self.pin.as_ref().filter(|_| self.state.is_final())
+    }
+
+    /// The earlier pin, unless somebody has chosen another default since: then it was not in force any more.
+    pub fn earlier_in_force(&self) -> Option<&Pin> {
+        let stays = |pin: &Pin, earlier: &Pin| pin.loader != earlier.loader || boot::follows(pin, earlier);
+        self.earlier_pin.as_ref().filter(|earlier| self.pin.as_ref().is_none_or(|pin| stays(pin, earlier)))
+    }
+
+    /// The pin, with what stood in its place before the first of the pins that followed upon each other: what whoever
+    /// takes it away for good puts back.
+    pub fn whole_pin(&self) -> Option<Pin> {
+        let mut pin = self.pin.clone()?;
+        if let Some(earlier) = self.earlier_in_force().filter(|earlier| earlier.loader == pin.loader) {
+            pin.before.clone_from(&earlier.before);
+        }
+        Some(pin)
+    }
+
+    /// The next update's earlier pin.
+    pub fn pin_to_inherit(&self) -> Option<Pin> {
+        self.whole_pin().filter(|_| self.state.is_final())
     }
 
     /// The units that stand so.

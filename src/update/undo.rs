@@ -106,7 +106,8 @@ pub fn unpin(paths: &Paths, record: &mut Record) -> Result<()> {
     if let Some(pin) = &record.pin {
         boot::of(pin, paths)?.unpin(pin)?;
     }
-    record.pin = record.earlier_pin.take();
+    record.pin = record.earlier_in_force().cloned();
+    record.earlier_pin = None;
     Ok(())
 }
 

@@ -225,6 +225,11 @@ impl Menu {
         self.named(self.default.as_deref()?)
     }
 
+    /// Release of what boots by default; `None` where that is no Linux kernel or cannot be known.
+    pub fn release(&self) -> Option<String> {
+        self.boots()?.last()?.release.clone()
+    }
+
     /// The entry that boots where `default` is the default.
     ///
     /// As GRUB does it (grub-core/normal/menu.c): an index, a title or an id, for each level; what is not found, and

@@ -8,6 +8,7 @@
 pub(crate) mod env;
 pub mod menu;
 mod script;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -97,7 +98,7 @@ impl Grub {
             entry.chars().all(plain),
             "GRUB's entry id '{entry}' has a character that cannot be written as a setting"
         );
-        self.put_setting(Some(&format!("{HEADER}\n# {why}\nGRUB_DEFAULT=\"{entry}\"\n")))
+        self.put_setting(Some(&format!("{HEADER}\n# {why}\n{}\n", assignment(entry))))
     }
 
     /// Writes `content`, or removes the setting where it is `None`.
@@ -117,7 +118,7 @@ impl Grub {
         self.write_setting(entry, why)?;
         self.generate()?;
         let menu = self.menu()?;
-        let booted = menu.boots().and_then(|path| path.last()?.release.clone());
+        let booted = menu.release();
         if menu.default.as_deref() == Some(entry) && booted.as_deref() == Some(release) {
             return Ok(());
         }
@@ -127,6 +128,17 @@ impl Grub {
              another GRUB_DEFAULT in a file that is read later, and for 'set default' in /etc/grub.d",
             menu.default.as_deref().unwrap_or("?")
         ))
+    }
+
+    /// Release of what would boot by default if `setting` were in the place of ours; without any, if it is `None`.
+    /// GRUB_DEFAULT decides about nothing but the default: the menu is the one that is there.
+    fn booted_with(&self, setting: Option<&str>) -> Result<Option<String>> {
+        let default = settings::default_with(&self.paths, &self.setting(), setting)?;
+        let default = match default.as_str() {
+            "saved" => self.grubenv()?.remove("saved_entry").unwrap_or_default(),
+            _ => default,
+        };
+        Ok(Menu { default: Some(default), ..self.menu()? }.release())
     }
 
     /// What a failure is undone with.
@@ -222,6 +234,21 @@ struct Backup {
     setting: Option<String>,
 }
 
+/// The line of a setting that makes `entry` the default.
+fn assignment(entry: &str) -> String {
+    format!("GRUB_DEFAULT=\"{entry}\"")
+}
+
+/// Did kup write this setting?
+fn is_ours(setting: &str) -> bool {
+    setting.starts_with(HEADER)
+}
+
+/// Is this setting what a pin of `entry` puts there?
+pub(super) fn sets(setting: &str, entry: &str) -> bool {
+    is_ours(setting) && setting.lines().any(|line| line == assignment(entry))
+}
+
 fn no_entry(message: String) -> Finding {
     Finding::blocker("boot.no-entry", message).fix("install the running kernel's package again, or reboot once")
 }
@@ -240,13 +267,15 @@ impl BootLoader for Grub {
         if let Some(once) = self.grubenv()?.get("next_entry").filter(|e| !e.is_empty()) {
             bail!("GRUB is told to boot '{once}' once; run: grub-editenv {GRUBENV} unset next_entry");
         }
-        let why = "An update is under way: until it is over, a reset must boot the kernel that ran before it.";
+        let why =
+            "Until an update goes well, or 'kup abort' ends that, a reset must boot the kernel that ran before it.";
         self.all_or_nothing(|| self.set_default(&pin.entry, release, why))
             .context("cannot pin GRUB to the running kernel")
     }
 
     fn unpin(&self, pin: &Pin) -> Result<()> {
-        if read(&self.setting())? != pin.before {
+        // What somebody has set since is not ours to take away.
+        if read(&self.setting())?.is_some_and(|text| sets(&text, &pin.entry)) {
             self.put_setting(pin.before.as_deref())?;
         }
         // Also where the setting is gone already: an interrupted unpin may have left the old grub.cfg.
@@ -254,15 +283,19 @@ impl BootLoader for Grub {
         self.menu().map(drop)
     }
 
-    fn bless(&self, _pin: &Pin, release: &str) -> Result<()> {
+    fn bless(&self, pin: &Pin, release: &str) -> Result<()> {
+        // What kup has put there is not needed any more where GRUB's own choice will do.
+        let theirs = pin.before.as_deref().filter(|text| !is_ours(text));
         self.all_or_nothing(|| {
-            let boots = || Ok::<_, anyhow::Error>(self.default_release()?.as_deref() == Some(release));
-            // On the way back it is what is pinned, and never, not for a moment, may the other one boot.
-            if !boots()? {
-                self.put_setting(None)?;
-                self.generate()?;
-                if boots()? {
-                    return Ok(());
+            let does = |booted: Option<String>| booted.as_deref() == Some(release);
+            for setting in theirs.map(Some).into_iter().chain([None]) {
+                // Reckoned, not tried: on the way back never, not for a moment, may the other kernel be the default.
+                if does(self.booted_with(setting)?) {
+                    self.put_setting(setting)?;
+                    self.generate()?;
+                    if does(self.default_release()?) {
+                        return Ok(());
+                    }
                 }
             }
             let entry = self.entry_of(&self.menu()?, release)?;
@@ -276,7 +309,7 @@ impl BootLoader for Grub {
     }
 
     fn default_release(&self) -> Result<Option<String>> {
-        Ok(self.menu()?.boots().and_then(|path| path.last()?.release.clone()))
+        Ok(self.menu()?.release())
     }
 
     fn findings(&self) -> Vec<Finding> {

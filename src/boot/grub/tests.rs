@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::preflight::Severity;
+use crate::update::{Event, Record, TargetKernel, bless, undo};
 
 const OLD: &str = "6.12.116+deb13-cloud-amd64";
 const NEW: &str = "6.12.117+deb13-cloud-amd64";
@@ -117,31 +118,108 @@ fn what_was_there_comes_back() {
     assert_eq!(m.files(), before);
 }
 
+/// An update to [`NEW`] that pins [`OLD`] upon what `last` has left.
+fn update(m: &Machine, id: &str, last: Option<&Record>) -> Record {
+    let target = TargetKernel { release: NEW.into(), image: "/boot/vmlinuz".into(), initrd: None };
+    let mut update = Record::new(id.parse().unwrap(), OLD.into(), "b".into(), target);
+    update.earlier_pin = last.and_then(Record::pin_to_inherit);
+    update.pin = Some(m.pin(OLD).unwrap());
+    update
+}
+
+/// The same, to its end, with the pin left.
+fn ended(m: &Machine, id: &str, last: Option<&Record>) -> Record {
+    let mut update = update(m, id, last);
+    update.advance(Event::Abort, &m.grub.paths.record()).unwrap();
+    update
+}
+
 #[test]
-fn an_update_that_fell_back_leaves_a_pin() {
-    use crate::update::{Event, Record, TargetKernel, undo};
+fn updates_that_went_wrong_leave_a_pin() {
+    for by_hand in [None, Some("# by hand\nGRUB_DEFAULT=1\n")] {
+        let m = Machine::new("GRUB_DEFAULT=0\n");
+        by_hand.inspect(|text| m.put(SETTING, text));
+        m.grub.generate().unwrap();
+        let paths = &m.grub.paths;
+        let (before, said) = (m.files(), || crate::boot::pinned(paths).map(|f| f.message).unwrap_or_default());
+        assert_eq!(said(), "");
+        let first = ended(&m, "1", None);
+        assert!(said().contains(&format!("boots kernel {OLD} whatever")), "{}", said());
+        let second = ended(&m, "2", Some(&first));
+        let third = ended(&m, "3", Some(&second));
+
+        let mut given_up = update(&m, "4", Some(&third));
+        undo::unpin(paths, &mut given_up).unwrap();
+        given_up.advance(Event::Abort, &paths.record()).unwrap();
+        assert_eq!((&given_up.earlier_pin, m.boots().as_str()), (&None, OLD), "as it was before");
+        assert_eq!(given_up.pin.as_ref().unwrap().before.as_deref(), by_hand);
+
+        undo::let_go(paths, &mut given_up).unwrap();
+        assert_eq!((said(), m.files()), (String::new(), before));
+    }
+}
+
+#[test]
+fn the_way_back_from_a_failed_update_keeps_the_pin() {
     let m = Machine::new("GRUB_DEFAULT=0\n");
-    let paths = &m.grub.paths;
-    let (before, said) = (m.files(), || crate::boot::pinned(paths).map(|f| f.id));
-    let update = |id: &str| {
-        let target = TargetKernel { release: NEW.into(), image: "/boot/vmlinuz".into(), initrd: None };
-        Record::new(id.parse().unwrap(), OLD.into(), "b".into(), target)
+    let (paths, before) = (&m.grub.paths, m.files());
+    let back = |last: &Record| {
+        let mut back = update(&m, "3", Some(last));
+        (back.reverses, back.source, back.target.release) = (Some(last.id.clone()), NEW.into(), OLD.into());
+        bless::make_default(paths, &mut back).unwrap();
+        back.advance(Event::Abort, &paths.record()).unwrap();
+        back
     };
-    let mut first = update("1");
-    assert_eq!(said(), None);
-    first.pin = Some(m.pin(OLD).unwrap());
-    first.advance(Event::Abort, &paths.record()).unwrap();
-    assert_eq!(said().as_deref(), Some("boot.pinned"));
+    let mut failed = back(&ended(&m, "2", Some(&ended(&m, "1", None))));
+    assert_eq!((m.boots().as_str(), failed.pin.is_some(), &failed.earlier_pin), (OLD, true, &None));
+    undo::let_go(paths, &mut failed).unwrap();
+    assert_eq!((&failed.pin, m.files()), (&None, before.clone()));
 
-    let mut second = update("2");
-    second.earlier_pin = first.pin_left().cloned();
-    second.pin = Some(m.pin(OLD).unwrap());
-    undo::unpin(paths, &mut second).unwrap();
-    second.advance(Event::Abort, &paths.record()).unwrap();
-    assert_eq!((&second.pin, &second.earlier_pin, m.boots().as_str()), (&first.pin, &None, OLD), "as it was before");
+    let mut done = update(&m, "4", None);
+    bless::make_default(paths, &mut done).unwrap();
+    assert_eq!((&done.pin, m.files()), (&None, before));
+    done.advance(Event::Abort, &paths.record()).unwrap();
+    assert_eq!((back(&done).pin, m.boots().as_str()), (None, OLD), "'kup rollback' is the administrator's choice");
+}
 
-    undo::let_go(paths, &mut second).unwrap();
-    assert_eq!((said(), m.files()), (None, before));
+#[test]
+fn what_somebody_has_set_since_stays() {
+    let m = Machine::new("GRUB_DEFAULT=0\n");
+    let by_hand = "# by hand\nGRUB_DEFAULT=0\n";
+    let pin = m.pin(OLD).unwrap();
+    m.put(SETTING, by_hand);
+    m.grub.unpin(&pin).unwrap();
+    assert_eq!((m.files().0.as_deref(), m.boots().as_str()), (Some(by_hand), NEW));
+
+    let first = ended(&m, "1", None);
+    m.put(SETTING, "# by hand\nGRUB_DEFAULT=1\n");
+    let mut second = update(&m, "2", Some(&first));
+    bless::make_default(&m.grub.paths, &mut second).unwrap();
+    assert_eq!(m.files().0.as_deref(), Some("# by hand\nGRUB_DEFAULT=1\n"));
+}
+
+#[test]
+fn an_update_to_the_same_kernel_leaves_nothing() {
+    let m = Machine::new("GRUB_DEFAULT=0\n");
+    let before = m.files();
+    let pin = m.pin(NEW).unwrap();
+    m.grub.bless(&pin, NEW).unwrap();
+    assert_eq!(m.files(), before);
+}
+
+#[test]
+fn settings_are_read_as_a_shell_reads_them() {
+    let m = Machine::new("echo noise\nX=saved\n");
+    m.put(GRUBENV, "# GRUB Environment Block\nsaved_entry=1>2\n####");
+    let with = |setting| m.grub.booted_with(setting).unwrap().unwrap();
+    assert_eq!(with(None), NEW, "without any the first entry is the default");
+    m.put("/etc/default/grub.d/10-site.cfg", "GRUB_DEFAULT=$X\n");
+    assert_eq!(with(None), OLD);
+    m.put(SETTING, "GRUB_DEFAULT=0\n");
+    assert_eq!(with(None), OLD, "what is there is not looked at");
+    assert_eq!(with(Some("GRUB_DEFAULT='0'\n")), NEW);
+    m.put("/etc/default/grub.d/10-site.cfg", "GRUB_DEFAULT='\n");
+    assert!(m.grub.booted_with(None).is_err());
 }
 
 #[test]
@@ -165,6 +243,14 @@ fn blessed() {
     assert_eq!(m.boots(), OLD);
     m.grub.bless(&pin, NEW).unwrap();
     assert_eq!((m.files().0, m.boots().as_str()), (None, NEW), "and is forgotten when it is no longer needed");
+
+    for (by_hand, left) in [("1", Some("GRUB_DEFAULT=1\n")), (&format!("1>gnulinux-{OLD}-advanced-{UUID}"), None)] {
+        m.put(SETTING, &format!("GRUB_DEFAULT={by_hand}\n").replace('>', "\\>"));
+        m.grub.generate().unwrap();
+        let pin = m.pin(OLD).unwrap();
+        m.grub.bless(&pin, NEW).unwrap();
+        assert_eq!((m.files().0.as_deref(), m.boots().as_str()), (left, NEW), "the administrator's own word");
+    }
 
     let fixed = Machine::new(&format!("GRUB_DEFAULT='1>gnulinux-{OLD}-advanced-{UUID}'\n"));
     let pin = fixed.pin(OLD).unwrap();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::boot::efi::testing;
 use crate::preflight::Severity;
+use crate::update::{Event, Record, TargetKernel, bless, undo};
 
 const OLD: &str = "6.12.94+deb13-cloud-amd64";
 const NEW: &str = "6.12.107+deb13-cloud-amd64";
@@ -188,6 +189,62 @@ fn blessed() {
     let pin = m.pin(OLD).unwrap();
     m.boot.bless(&pin, NEW).unwrap();
     assert_eq!((m.variable(), m.boots().as_str()), (Some(id(NEW)), NEW), "loader.conf is not kup's to change");
+}
+
+/// An update to [`NEW`] that pins [`OLD`] upon what `last` has left.
+fn update(m: &Machine, last: Option<&Record>) -> Record {
+    let target = TargetKernel { release: NEW.into(), image: "/boot/vmlinuz".into(), initrd: None };
+    let mut update = Record::new("5a".parse().unwrap(), OLD.into(), "b".into(), target);
+    update.earlier_pin = last.and_then(Record::pin_to_inherit);
+    update.pin = Some(m.pin(OLD).unwrap());
+    update
+}
+
+/// The same, to its end, with the pin left.
+fn ended(m: &Machine, last: Option<&Record>) -> Record {
+    let mut update = update(m, last);
+    update.advance(Event::Abort, &m.boot.paths.record()).unwrap();
+    update
+}
+
+const BY_HAND: &str = "*-cloud-amd64.conf";
+
+#[test]
+fn what_was_there_first_comes_back() {
+    let m = Machine::new();
+    m.set(DEFAULT, Some(BY_HAND));
+    let three = |m: &Machine| ended(m, Some(&ended(m, Some(&ended(m, None)))));
+    let mut third = three(&m);
+    assert_eq!(m.boots(), OLD);
+    undo::let_go(&m.boot.paths, &mut third).unwrap();
+    assert_eq!((third.pin, m.variable().as_deref()), (None, Some(BY_HAND)));
+
+    let mut good = update(&m, Some(&three(&m)));
+    bless::make_default(&m.boot.paths, &mut good).unwrap();
+    assert_eq!((good.pin, m.variable().as_deref()), (None, Some(BY_HAND)));
+
+    let failed = three(&m);
+    let mut back = update(&m, Some(&failed));
+    (back.reverses, back.source, back.target.release) = (Some(failed.id), NEW.into(), OLD.into());
+    bless::make_default(&m.boot.paths, &mut back).unwrap();
+    assert_eq!((m.boots().as_str(), &back.earlier_pin), (OLD, &None), "what failed is not booted");
+    back.advance(Event::Abort, &m.boot.paths.record()).unwrap();
+    undo::let_go(&m.boot.paths, &mut back).unwrap();
+    assert_eq!(m.variable().as_deref(), Some(BY_HAND));
+}
+
+#[test]
+fn what_somebody_has_set_since_stays() {
+    let m = Machine::new();
+    let first = ended(&m, None);
+    m.set(DEFAULT, Some(BY_HAND));
+    let mut second = update(&m, Some(&first));
+    undo::unpin(&m.boot.paths, &mut second).unwrap();
+    assert_eq!((second.pin, m.variable().as_deref()), (None, Some(BY_HAND)), "given up");
+
+    let mut second = update(&m, Some(&first));
+    bless::make_default(&m.boot.paths, &mut second).unwrap();
+    assert_eq!((second.pin, m.variable().as_deref()), (None, Some(BY_HAND)), "blessed");
 }
 
 /// A reset in the middle of it would boot what the variable names by then.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{KEYS, Scenario, Start, always};
+use super::{KEYS, Scenario, Start, always, expect_pin_let_go};
 use crate::client::memcached::Keys;
 use crate::client::{memcached, redis};
 use crate::guest;
@@ -57,5 +57,6 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     clients.finish(ctx)?;
     let history = ctx.vm.ssh("kup history")?;
     ensure!(history.contains("failed") && history.contains("fell-back"), "kup history: {history}");
-    start.expect_no_second_attempt(ctx)
+    start.expect_no_second_attempt(ctx)?;
+    expect_pin_let_go(ctx)
 }
