@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use clap::CommandFactory;
 use kup::cli::{Cli, Exit};
 use kup::config::Settings;
 use kup::paths::Paths;
+use kup::update::{Pin, Record, TargetKernel};
 
 fn packaging(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(file);
@@ -86,6 +88,40 @@ fn manual_and_completion_know_the_command_line() {
 fn the_unit_knows_the_exit_code_of_a_refusal() {
     let unit = packaging("../units/kup-update.service");
     assert!(unit.lines().any(|line| line == format!("SuccessExitStatus={}", Exit::Blocked as u8)), "{unit}");
+}
+
+/// The record's pins as the removal of the package reads them: bootctl is told what was there before all of them.
+#[test]
+fn the_removal_puts_back_what_was_there_first() {
+    let pin = |entry: &str, before: Option<&str>| {
+        let before = before.map(Into::into);
+        Some(Pin { loader: "systemd-boot".into(), entry: entry.into(), before })
+    };
+    let told = |earlier: Option<Pin>, before: Option<&str>| {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().display().to_string();
+        let paths = Paths::below(dir.path());
+        let target = TargetKernel { release: "2".into(), image: "/boot/2".into(), initrd: None };
+        let mut record = Record::new("5a".parse().unwrap(), "1".into(), "b".into(), target);
+        (record.pin, record.earlier_pin) = (pin("old.conf", before), earlier);
+        record.save(&paths.record()).unwrap();
+        let variable = paths.at("/sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f");
+        fs::create_dir_all(variable.parent().unwrap()).unwrap();
+        let text: Vec<u8> = "old.conf\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        fs::write(&variable, [&[7, 0, 0, 0], text.as_slice()].concat()).unwrap();
+        let moved = |script: String, top: &&str| script.replace(top, &format!("@{top}"));
+        let script = ["/etc/", "/sys/", "/run/", "/var/"].iter().fold(packaging("debian/kup.postrm"), moved);
+        let script = script.replace("@/", &format!("{root}/"));
+        let script = format!("bootctl() {{ printf '%s|' \"$@\"; }}\n{script}");
+        let output = Command::new("sh").args(["-c", &script, "postrm", "remove"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(told(None, Some("mine.conf")), "set-default|mine.conf|");
+    assert_eq!(told(None, None), "set-default||");
+    assert_eq!(told(pin("old.conf", Some("mine.conf")), Some("old.conf")), "set-default|mine.conf|");
+    assert_eq!(told(pin("old.conf", None), Some("old.conf")), "set-default||");
+    assert_eq!(told(pin("older.conf", Some("mine.conf")), Some("since.conf")), "set-default|since.conf|");
 }
 
 #[test]
