@@ -17,14 +17,15 @@ impl UpdateObject {
         self.view.id.to_string()
     }
 
-    /// Where it stands: checking, arming, armed, checkpointing, switching, restoring, assessing; in the end refused
-    /// (nothing was touched), done, aborted (before the switch, nothing was lost) or failed.
+    /// Where it stands: checking, arming, armed, checkpointing, switching, restoring, assessing, falling-back; in the end
+    /// refused (nothing was touched), done, aborted (before the switch, nothing was lost), fell-back (on the old kernel
+    /// again) or failed.
     #[zbus(property)]
     fn state(&self) -> &str {
         self.view.state.as_str()
     }
 
-    /// Why it was refused, aborted or failed; empty otherwise.
+    /// Why it was refused, aborted or failed, or fell back; empty otherwise.
     #[zbus(property)]
     fn reason(&self) -> &str {
         &self.view.reason

@@ -16,7 +16,7 @@ use crate::unit::UnitName;
 pub struct HistoryLine {
     /// Which update.
     pub id: UpdateId,
-    /// How it ended: `done`, `aborted`, `refused`, `failed`.
+    /// How it ended: `done`, `aborted`, `refused`, `fell-back`, `failed`.
     pub result: String,
     /// Why, where it is not `done`.
     pub reason: Option<String>,
