@@ -110,4 +110,5 @@ pub const ALL: &[Scenario] = &[
     faults::SCENARIOS[3],
     faults::SCENARIOS[4],
     faults::SCENARIOS[5],
+    faults::SCENARIOS[6],
 ];
