@@ -5,16 +5,15 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::ram::Handed;
-use super::{Event, ExpiredTimer, Illegal, State, UnitState, UpdateId, ballast};
-use crate::boot;
+use super::{Event, Illegal, Pin, State, UnitRecord, UnitState, UpdateId, ballast};
 use crate::kernel::panic::PanicSettings;
 use crate::sys::atomic;
-use crate::unit::{Fallback, UnitName};
+use crate::unit::UnitName;
 use crate::watchdog::Deadman;
 
 /// The format that this version writes; others are refused, not guessed at.
@@ -105,118 +104,6 @@ pub struct TargetKernel {
     pub image: PathBuf,
     /// Its initrd, where it has one.
     pub initrd: Option<PathBuf>,
-}
-
-/// What the boot loader's pin replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pin {
-    /// Which boot loader: `grub` or `systemd-boot`.
-    pub loader: String,
-    /// The entry that is pinned, in the boot loader's own words.
-    pub entry: String,
-    /// What stood where the pin was written (GRUB's setting, systemd-boot's variable); `None` where nothing did.
-    pub before: Option<String>,
-}
-
-/// One unit of an update.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UnitRecord {
-    /// Where it stands.
-    pub state: UnitState,
-    /// Its main process, the same before and after.
-    pub main_pid: i32,
-    /// Every process of it when it was frozen.
-    pub pids: Vec<i32>,
-    /// Its control group in the boot in which it was frozen, below /sys/fs/cgroup.
-    #[serde(default)]
-    pub cgroup: String,
-    /// The kinds of namespace that are its own (`mnt`, `net`, …): CRIU runs inside them.
-    pub namespaces: Vec<String>,
-    /// Files that are open but not reachable from inside its sandbox.
-    pub files: Vec<ExternalFile>,
-    /// Inodes of its stream sockets to journald.
-    pub streams: Vec<u64>,
-    /// Directories on volatile file systems that are carried over.
-    pub carried: Vec<Carried>,
-    /// Mapped or open files that were replaced on disk: the process lives on with the old ones.
-    pub outdated: Vec<String>,
-    /// Whether its memory map refuses write-and-execute (PR_SET_MDWE), which CRIU does not bring back.
-    #[serde(default)]
-    pub mdwe: bool,
-    /// CPUs that each thread may run on, such as `0-3`.
-    #[serde(default)]
-    pub cpus: BTreeMap<i32, String>,
-    /// OOM score adjustments of processes, where they are not 0.
-    #[serde(default)]
-    pub oom: BTreeMap<i32, i32>,
-    /// Timers that have to be armed again.
-    #[serde(default)]
-    pub timers: Vec<ExpiredTimer>,
-    /// Digest of the manifest that lies beside the image; an image that does not match it is not restored.
-    #[serde(default)]
-    pub manifest: Option<String>,
-    /// What the unit falls back on when the new kernel does not bring it back.
-    #[serde(default)]
-    pub fallback: Fallback,
-    /// Has it sockets (TCP, UDP, …) in the machine's network, so that its restore waits for that?
-    #[serde(default = "yes")]
-    pub inet: bool,
-    /// How its memory was stored: in rounds while it ran, and the last time while it stood still.
-    #[serde(default)]
-    pub rounds: Vec<Round>,
-}
-
-/// What is so where a record does not tell.
-fn yes() -> bool {
-    true
-}
-
-/// What was stored of a unit's memory in one go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Round {
-    /// Bytes of pages.
-    pub bytes: u64,
-    /// How long it took until they were on their medium, microseconds.
-    pub usec: u64,
-}
-
-impl Round {
-    /// For what began at `begun` and ends now.
-    pub fn since(begun: Instant, bytes: u64) -> Self {
-        Self { bytes, usec: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX) }
-    }
-
-    /// How long it took, seconds; never nothing at all.
-    pub fn seconds(&self) -> f64 {
-        (self.usec as f64 / 1e6).max(1e-3)
-    }
-}
-
-/// A file that CRIU is handed from outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExternalFile {
-    /// CRIU's key: `MNTID:INO`, both hexadecimal.
-    pub key: String,
-    /// Its path in the host's mount namespace.
-    pub path: String,
-    /// open(2) flags.
-    pub flags: i32,
-    /// Path of its copy in the unit's image directory, where the original is deleted.
-    pub copy: Option<String>,
-}
-
-/// A directory or file whose content goes over the switch in an archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Carried {
-    /// The path as the unit's processes see it.
-    pub path: String,
-    /// Name of the archive in the unit's image directory.
-    pub archive: String,
 }
 
 /// A stretch of time. Both ends are wall-clock microseconds, which go on over the switch.
@@ -327,32 +214,6 @@ impl Record {
     /// The kernel that boots by default while the update is under way. A reverse update leaves one that is not to boot again.
     pub fn old_kernel(&self) -> &str {
         if self.reverses.is_some() { &self.target.release } else { &self.source }
-    }
-
-    /// The pin that is in force though the update has ended.
-    pub fn pin_left(&self) -> Option<&Pin> {
-        self.pin.as_ref().filter(|_| self.state.is_final())
-    }
-
-    /// The earlier pin, unless somebody has chosen another default since: then it was not in force any more.
-    pub fn earlier_in_force(&self) -> Option<&Pin> {
-        let stays = |pin: &Pin, earlier: &Pin| pin.loader != earlier.loader || boot::follows(pin, earlier);
-        self.earlier_pin.as_ref().filter(|earlier| self.pin.as_ref().is_none_or(|pin| stays(pin, earlier)))
-    }
-
-    /// The pin, with what stood in its place before the first of the pins that followed upon each other: what whoever
-    /// takes it away for good puts back.
-    pub fn whole_pin(&self) -> Option<Pin> {
-        let mut pin = self.pin.clone()?;
-        if let Some(earlier) = self.earlier_in_force().filter(|earlier| earlier.loader == pin.loader) {
-            pin.before.clone_from(&earlier.before);
-        }
-        Some(pin)
-    }
-
-    /// The next update's earlier pin.
-    pub fn pin_to_inherit(&self) -> Option<Pin> {
-        self.whole_pin().filter(|_| self.state.is_final())
     }
 
     /// The units that stand so.

@@ -1,4 +1,6 @@
 use super::*;
+use crate::unit::Fallback;
+use crate::update::Round;
 
 fn record() -> Record {
     let target = TargetKernel { release: "6.12.2".into(), image: "/boot/vmlinuz-6.12.2".into(), initrd: None };
@@ -123,30 +125,4 @@ fn advance_writes_first_and_refuses_nonsense() {
     assert_eq!(Record::load(&path).unwrap().unwrap().state(), State::Arming);
     assert!(matches!(r.advance(Event::Bless, &path), Err(RecordError::Illegal(_))));
     assert_eq!(r.state(), State::Arming);
-}
-
-#[test]
-fn pins_that_follow_upon_each_other() {
-    let pin = |loader: &str, entry: &str, before: Option<&str>| Pin {
-        loader: loader.into(),
-        entry: entry.into(),
-        before: before.map(Into::into),
-    };
-    let grub = "# Written by kup; see kup(1).\n# x\nGRUB_DEFAULT=\"a\"\n";
-    let whole = |before: Option<&str>, loader: &str, earlier: Pin| {
-        let mut r = record();
-        (r.pin, r.earlier_pin) = (Some(pin(loader, "b", before)), Some(earlier));
-        assert_eq!(r.pin_to_inherit(), None, "it has not ended");
-        r.state = State::Failed;
-        (r.pin_to_inherit().unwrap().before, r.earlier_in_force().is_some())
-    };
-    let first = Some("first".to_string());
-    let (boot, own) = (pin("systemd-boot", "a", Some("first")), Some("own".to_string()));
-    assert_eq!(whole(Some("a"), "systemd-boot", boot.clone()), (first.clone(), true));
-    assert_eq!(whole(Some("own"), "systemd-boot", boot.clone()), (own.clone(), false), "somebody has chosen another");
-    assert_eq!(whole(None, "systemd-boot", boot.clone()), (None, false));
-    assert_eq!(whole(Some("own"), "grub", boot), (own, true), "the other boot loader's is as it was");
-    assert_eq!(whole(Some(grub), "grub", pin("grub", "a", Some("first"))), (first, true));
-    assert_eq!(whole(Some(grub), "grub", pin("grub", "b", Some("first"))), (Some(grub.into()), false));
-    assert!(!whole(Some("GRUB_DEFAULT=\"a\"\n"), "grub", pin("grub", "a", None)).1, "somebody's own");
 }
