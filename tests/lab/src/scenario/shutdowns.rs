@@ -24,9 +24,9 @@ pub const SCENARIO: Scenario = Scenario {
 const LIMIT: Duration = Duration::from_secs(300);
 /// Those that start at every boot.
 const ENABLED: [&str; 3] = ["memcached.service", "redis-server.service", "nginx.service"];
-/// Arming takes as long as it is let: mkinitramfs(8) calls it for a small initrd, behind the pin and before the kernel is loaded.
-const HOOK: &str = "/etc/initramfs-tools/hooks/lab-slow";
-const SLOW: &str = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit 0\ntouch /run/lab-arming\nexec sleep 200\n";
+/// The first update-grub takes as long as it is let: that of the pin, before the kernel is loaded.
+const HOOK: &str = "/etc/grub.d/01_lab";
+const SLOW: &str = "#!/bin/sh\n[ -e /run/lab-arming ] && exit 0\ntouch /run/lab-arming\nexec sleep 200\n";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     apt_at_the_switch(ctx)?;
