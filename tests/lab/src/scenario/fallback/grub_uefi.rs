@@ -22,8 +22,9 @@ pub const SCENARIO: Scenario = Scenario {
 
 /// What the other image has as well.
 const SETTINGS: &str = include_str!("../../../image/files/etc/default/grub.d/50-lab.cfg");
-/// The firmware has no entry of its own for either: it finds what lies at the place for removable disks.
-const INSTALL: &str = "rm -rf /boot/efi/loader /boot/efi/EFI /boot/efi/$(cat /etc/machine-id) && \
+/// systemd-boot, as it went, has had kernel-install remove its entries, and with them what depmod(8) makes. The firmware has no
+/// entry of its own for either: it finds what lies at the place for removable disks.
+const INSTALL: &str = "depmod && rm -rf /boot/efi/loader /boot/efi/EFI /boot/efi/$(cat /etc/machine-id) && \
     grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram && update-grub";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
