@@ -33,7 +33,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.install_new_kernel()?;
     super::run(ctx, Trouble::Panic)?;
     ctx.step("the next attempt");
-    ctx.vm.ssh("rm /etc/kup/kup.toml")?;
+    // Not all of them are enabled, and the machine was rebooted.
+    ctx.vm.ssh(&format!("rm /etc/kup/kup.toml; systemctl start {}", UNITS.join(" ")))?;
     let record = guest::update(ctx, "")?;
     guest::expect_done(&record, &UNITS)?;
     let new = ctx.about().new_kernel.clone();
