@@ -128,8 +128,8 @@ impl<'a> Taken<'a> {
         Ok(grown > 0)
     }
 
-    /// Chooses what is handed over, at most `most` ranges, has `load` load the target with the words for it, and gives the rest back. `load` gives
-    /// what memory the target's parts will be put to, which is avoided.
+    /// Chooses what is handed over, at most `most` ranges, has `load` load the target with the words for it, and gives the
+    /// rest back. `load` gives what memory the target's parts will be put to, which is avoided.
     ///
     /// # Errors
     /// Those of `load`; also when there are no suitable pages. [`release`] undoes what was done.

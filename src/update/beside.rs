@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Serialize, de::DeserializeOwned};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::Record;
+use super::record::digest;
 use crate::paths::Paths;
 use crate::sys::trust;
 
@@ -36,11 +36,6 @@ pub fn read<T: DeserializeOwned>(paths: &Paths, record: &Record, name: &str) -> 
     let fits = record.beside.get(name).is_some_and(|known| *known == digest(&text));
     ensure!(fits, "{} is damaged: it is not what the record says", path.display());
     serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
-}
-
-/// As a manifest's: against faulty storage, not against people.
-fn digest(text: &[u8]) -> String {
-    format!("{:032x}", xxh3_128(text))
 }
 
 #[cfg(test)]

@@ -152,8 +152,8 @@ pub enum RecordError {
 
 /// Where a second copy of the record at `path` lies.
 /// Of a record's text as it is without one. Not of what is made of the text: a version that knows more fields than the one that
-/// wrote it would make something else of it.
-fn digest(text: &[u8]) -> String {
+/// wrote it would make something else of it. As a manifest's: against faulty storage, not against people.
+pub(super) fn digest(text: &[u8]) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text))
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Scenario;
 use super::afterwards::expect_no_leftovers;
+use super::update::expect_redis_and_testserver;
 use crate::client::memcached::Keys;
 use crate::client::{Pulse, redis, testserver};
 use crate::guest;
@@ -76,12 +77,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         let is = guest::service(&ctx.vm, unit)?;
         ensure!(is == *was && is.restarts == 0, "{unit} was {was:?} and is {is:?}");
     }
-    ctx.vm.peer().enter(|| {
-        testserver::check()?;
-        redis::verify(KEYS)?;
-        ensure!(redis::run_id()? == run_id, "redis has another run_id");
-        Ok::<_, anyhow::Error>(())
-    })??;
+    expect_redis_and_testserver(ctx, KEYS, &run_id)?;
     expect_cold(ctx, &record)?;
     expect_distrusted(ctx, &record)?;
     expect_no_leftovers(ctx)

@@ -142,6 +142,16 @@ pub fn expect_same(ctx: &mut Ctx, services: &[Service], before: &Observed) -> Re
     expect_journal(&ctx.vm, &before.boot)
 }
 
+/// The same of two of them alone, from outside: redis with its keys, and the test server.
+pub fn expect_redis_and_testserver(ctx: &Ctx, keys: Keys, run_id: &str) -> Result<()> {
+    ctx.vm.peer().enter(|| {
+        testserver::check()?;
+        redis::verify(keys)?;
+        ensure!(redis::run_id()? == run_id, "redis has another run_id");
+        Ok(())
+    })?
+}
+
 /// Fails unless systemd says of the services what it said.
 pub fn expect_running(ctx: &mut Ctx, services: &[Service]) -> Result<()> {
     ctx.step("comparing with before");

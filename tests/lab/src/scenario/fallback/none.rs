@@ -10,6 +10,7 @@ use crate::client::{Pulse, memcached, redis, testserver};
 use crate::guest;
 use crate::ready::UNITS;
 use crate::runner::context::Ctx;
+use crate::scenario::update::expect_redis_and_testserver;
 
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = scenario(
@@ -46,12 +47,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     for pulse in pulses {
         pulse.stop()?;
     }
-    ctx.vm.peer().enter(|| {
-        testserver::check()?;
-        redis::verify(KEYS)?;
-        ensure!(redis::run_id()? == run_id, "redis has another run_id");
-        Ok::<_, anyhow::Error>(())
-    })??;
+    expect_redis_and_testserver(ctx, KEYS, &run_id)?;
     expect_cold(ctx, &record)?;
     expect_nothing_left_but_the_pin(ctx)?;
     start.expect_no_second_attempt(ctx)
