@@ -91,7 +91,7 @@ mod tests {
     fn a_name_may_stand_for_several() {
         assert_eq!(chosen(&["update"]).unwrap(), ["update"], "not update-thrice as well");
         let faults = chosen(&["faults"]).unwrap();
-        assert_eq!(faults.len(), 6);
+        assert!(faults.len() > 1, "{faults:?}");
         assert!(faults.iter().all(|name| name.starts_with("faults-")));
         assert_eq!(chosen(&["faults", "faults-kill"]).unwrap(), faults, "each once");
         for wrong in ["fault", "faults-", "nonsense"] {
