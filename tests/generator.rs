@@ -2,7 +2,7 @@
 //! generator writes; absent where that is nothing), `log` (what it says; absent where it is silent) and `soft-reboot`
 //! (an empty file, where the case is one). `UPDATE_GOLDEN=1` writes `expected/` and `log` anew: read the diff.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,6 +32,20 @@ fn golden_trees() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+/// Whatever is started later pulls sysinit.target in, and with it what it wants and what is not active.
+#[test]
+fn what_sysinit_wants_is_started_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let expected = tree(&root.join("tests/generator"));
+    let wanted: BTreeSet<&str> =
+        expected.keys().filter_map(|name| Some(name.split_once("/sysinit.target.wants/")?.1)).collect();
+    assert!(wanted.len() >= 3, "{wanted:?}");
+    for unit in wanted {
+        let text = fs::read_to_string(root.join("units").join(unit)).unwrap();
+        assert!(text.lines().any(|line| line == "RemainAfterExit=yes"), "{unit} would be started again and again");
+    }
 }
 
 /// What the generator writes below `out` for a case, and what it says, with paths from the case's root.
