@@ -68,6 +68,16 @@ in_root apt-get -q install -y --no-install-recommends --download-only -o "Dir::C
     systemd-boot systemd-boot-efi
 rm -rf "$root$repo-efi/partial" "$root$repo-efi/lock"
 
+# The next release's CRIU, which speaks the page server's other format.
+mkdir -p "$root$repo-next/partial"
+next=$root/etc/apt/sources.list.d/next.list
+sed -n 's/^\(deb .*\) trixie main$/\1 forky main/p' "$root/etc/apt/sources.list" >"$next"
+in_root apt-get -q update
+in_root apt-get -q install -y --no-install-recommends --download-only -o APT::Default-Release=trixie \
+    -o "Dir::Cache::archives=$repo-next" criu/forky
+rm -rf "$root$repo-next/partial" "$root$repo-next/lock" "$next"
+scan "$root$repo-next"
+
 cp -r --no-preserve=ownership "$files/." "$root/"
 chmod 700 "$root/root/.ssh"
 chmod 755 "$root/srv/kup-lab"/setup-*

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{paths, sh};
 
@@ -59,6 +60,16 @@ pub fn compile(packages: &[&str]) -> Result<()> {
         cargo.args(["--package", package]);
     }
     sh::run_shown(&mut cargo)
+}
+
+/// Builds kup's programs with tests that `choice` (options of `cargo test`) names, as fast as its release binaries are.
+pub fn compile_tests(choice: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["test", "--no-run", "--release", "--quiet", "--package", "kup", "--message-format", "json"]);
+    let said = sh::run(cargo.args(choice).current_dir(paths::source()))?;
+    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let tests = messages.filter(|message| message["profile"]["test"] == true);
+    Ok(tests.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect())
 }
 
 /// kup-worker with faults on demand, in a target directory of its own.

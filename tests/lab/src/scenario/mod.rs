@@ -7,6 +7,7 @@ mod boot;
 mod cancelled;
 mod concurrent;
 mod confinement;
+mod criu;
 mod dbus;
 mod encryption;
 mod fallback;
@@ -98,6 +99,7 @@ pub const ALL: &[Scenario] = &[
     pager::SCENARIO,
     pager_users::SCENARIO,
     plain::SCENARIO,
+    criu::SCENARIO,
     killed::SCENARIO,
     encryption::SCENARIO,
     encryption::TPM,
