@@ -71,7 +71,8 @@ rm -rf "$root$repo-efi/partial" "$root$repo-efi/lock"
 # The next release's CRIU, which speaks the page server's other format.
 mkdir -p "$root$repo-next/partial"
 next=$root/etc/apt/sources.list.d/next.list
-sed -n 's/^\(deb .*\) trixie main$/\1 forky main/p' "$root/etc/apt/sources.list" >"$next"
+# Its index is valid for a week; a mirror may be older.
+sed -n 's/^deb \(.*\) trixie main$/deb [check-valid-until=no] \1 forky main/p' "$root/etc/apt/sources.list" >"$next"
 in_root apt-get -q update
 in_root apt-get -q install -y --no-install-recommends --download-only -o APT::Default-Release=trixie \
     -o "Dir::Cache::archives=$repo-next" criu/forky
