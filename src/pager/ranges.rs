@@ -9,6 +9,8 @@ use crate::store::{PAGE, WINDOW};
 
 /// What is read around a fault, and what the background begins with again after one, in bytes.
 pub const NEIGHBOURHOOD: u64 = 64 << 10;
+/// So many neighbourhoods are brought first at most. Where there are more, being first means nothing.
+const MOST_HOT: usize = 1024;
 
 /// Missing pages that follow each other, in the process as in its image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Missing {
     cursor: u64,
     /// How much it gives next.
     chunk: u64,
+    /// Where it goes before that, the last one first.
+    hot: Vec<u64>,
 }
 
 impl Missing {
@@ -57,6 +61,16 @@ impl Missing {
     pub fn new(parts: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let pieces = parts.into_iter().map(|(start, len)| (start, Piece { start, len, image: start })).collect();
         Self { pieces, chunk: NEIGHBOURHOOD, ..Self::default() }
+    }
+
+    /// The background is to begin with what is around these `addresses`, which are in order.
+    pub fn hot(mut self, addresses: &[u64]) -> Self {
+        self.hot = addresses.iter().rev().map(|address| address / NEIGHBOURHOOD * NEIGHBOURHOOD).collect();
+        self.hot.dedup();
+        if self.hot.len() > MOST_HOT {
+            self.hot.clear();
+        }
+        self
     }
 
     /// What a child that has just been forked misses.
@@ -100,15 +114,34 @@ impl Missing {
         Some(piece.part(start, end))
     }
 
-    /// What the background is to bring next: the pages behind the last ones, more each time, none that somebody else
-    /// brings, and all of one window of the image. `None` where there is nothing, or all is on its way.
+    /// What the background is to bring next: what is hot, then the pages behind the last ones, more each time, none that
+    /// somebody else brings, and all of one window of the image. `None` where there is nothing, or all is on its way.
     pub fn take_next(&mut self) -> Option<Piece> {
-        let next = self.free_from(self.cursor).or_else(|| self.free_from(0))?;
-        let window = WINDOW - next.image % WINDOW;
-        let taken = next.part(next.start, next.start + next.len.min(self.chunk).min(window));
-        (self.cursor, self.chunk) = (taken.end(), (self.chunk * 2).min(WINDOW));
+        let taken = match self.next_hot() {
+            Some(next) => next,
+            None => {
+                let next = self.free_from(self.cursor).or_else(|| self.free_from(0))?;
+                let taken = within_window(&next, next.start + next.len.min(self.chunk));
+                (self.cursor, self.chunk) = (taken.end(), (self.chunk * 2).min(WINDOW));
+                taken
+            }
+        };
         self.taken.push(taken);
         Some(taken)
+    }
+
+    /// What is still free of the hot neighbourhoods. Each address comes once, whatever becomes of it.
+    fn next_hot(&mut self) -> Option<Piece> {
+        while let Some(from) = self.hot.pop() {
+            let end = (from / NEIGHBOURHOOD + 1) * NEIGHBOURHOOD;
+            let Some(next) = self.free_from(from).filter(|next| next.start < end) else { continue };
+            let taken = within_window(&next, next.end().min(end));
+            if taken.end() < end {
+                self.hot.push(taken.end());
+            }
+            return Some(taken);
+        }
+        None
     }
 
     /// The taker of `piece` is through with it.
@@ -190,6 +223,11 @@ impl Missing {
         self.pieces.insert(piece.start, piece.part(piece.start, address));
         self.pieces.insert(address, piece.part(address, piece.end()));
     }
+}
+
+/// The part of `piece` up to `end`, as far as it is of one window of the image.
+fn within_window(piece: &Piece, end: u64) -> Piece {
+    piece.part(piece.start, end.min(piece.start + WINDOW - piece.image % WINDOW))
 }
 
 /// Where a page begins.

@@ -40,6 +40,12 @@ fn begin() -> impl Strategy<Value = BTreeSet<u64>> {
         .prop_map(|runs| runs.into_iter().flat_map(|(start, len)| start..start + len).collect())
 }
 
+/// Addresses that are needed first, whether or not anything is missing there.
+fn begin_hot() -> impl Strategy<Value = Vec<u64>> {
+    proptest::collection::btree_set(0..SPACE, 0..20)
+        .prop_map(|pages| pages.into_iter().map(|page| page * PAGE).collect())
+}
+
 /// Pages by where they are now, in pages.
 type Model = BTreeMap<u64, u64>;
 
@@ -68,9 +74,9 @@ fn remap(model: &mut Model, from: u64, to: u64, len: u64) {
 
 proptest! {
     #[test]
-    fn as_the_model(begin in begin(), steps in steps()) {
+    fn as_the_model(begin in begin(), hot in begin_hot(), steps in steps()) {
         // One piece a page: what can be joined must not matter.
-        let mut missing = Missing::new(begin.iter().map(|page| (page * PAGE, PAGE)));
+        let mut missing = Missing::new(begin.iter().map(|page| (page * PAGE, PAGE))).hot(&hot);
         let mut model: Model = begin.iter().map(|page| (*page, *page)).collect();
         let mut late: Vec<Piece> = Vec::new();
         for step in steps {
@@ -145,6 +151,18 @@ fn the_background_begins_small_grows_and_goes_on_behind_a_fault() {
     let pursuer = missing.around(5 * WINDOW + NEIGHBOURHOOD).unwrap();
     missing.done(&pursuer);
     assert_eq!(take(&mut missing), (5 * WINDOW + 2 * NEIGHBOURHOOD, 2 * NEIGHBOURHOOD), "it stays ahead");
+}
+
+#[test]
+fn what_is_hot_comes_first_and_once() {
+    let hot = [WINDOW + PAGE, WINDOW + 2 * PAGE, 3 * WINDOW + NEIGHBOURHOOD - PAGE, 3 * WINDOW + NEIGHBOURHOOD];
+    let mut missing = Missing::new([(0, 2 * WINDOW), (3 * WINDOW, NEIGHBOURHOOD + PAGE)]).hot(&hot);
+    let take = |missing: &mut Missing| missing.take_next().map(|p| (p.start, p.len)).unwrap();
+    assert_eq!(take(&mut missing), (WINDOW, NEIGHBOURHOOD));
+    missing.remove(3 * WINDOW, 3 * WINDOW + PAGE);
+    assert_eq!(take(&mut missing), (3 * WINDOW + PAGE, NEIGHBOURHOOD - PAGE));
+    assert_eq!(take(&mut missing), (3 * WINDOW + NEIGHBOURHOOD, PAGE));
+    assert_eq!(take(&mut missing), (0, NEIGHBOURHOOD), "then all in order");
 }
 
 #[test]

@@ -100,6 +100,8 @@ impl Foam {
     pub fn write(&mut self, owner: Owner, address: u64, data: &[u8], lazy: bool) -> Result<(), FoamError> {
         // What is shared, CRIU brings back itself.
         let lazy = lazy && matches!(owner, Owner::Process(_));
+        // The first round writes everything, which says nothing.
+        let hot = lazy && self.knows(owner);
         let mut rest = data;
         for piece in range(owner, address, data.len() as u64 / PAGE)? {
             let (data, behind) = rest.split_at(piece.bytes());
@@ -109,6 +111,7 @@ impl Foam {
                 window.sums[page] = xxh3_64(data);
                 window.pages.set(page, true);
                 window.lazy.set(page, lazy);
+                window.hot.set(page, hot);
             }
             let offset = window.slot * WINDOW + piece.offset();
             self.medium.write(offset, data).map_err(|e| FoamError::Medium(owner, e))?;
@@ -145,7 +148,7 @@ impl Foam {
         let windows = self.round.get_mut(&owner).ok_or(FoamError::NotBegun(owner))?;
         let before = self.earlier.get(&owner).and_then(|windows| windows.get(&number));
         Ok(windows.entry(number).or_insert_with(|| match before {
-            Some(before) => Window { pages: Set::default(), ..before.clone() },
+            Some(before) => Window { pages: Set::default(), hot: Set::default(), ..before.clone() },
             None => Window::new(self.slots.take()),
         }))
     }
@@ -186,6 +189,7 @@ impl Foam {
     pub fn seal(mut self) -> Sealed {
         for window in self.earlier.values_mut().flat_map(BTreeMap::values_mut) {
             window.lazy.keep(&window.pages);
+            window.hot.keep(&window.lazy);
         }
         Sealed::new(Index(self.earlier), self.medium)
     }

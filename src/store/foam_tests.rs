@@ -51,7 +51,9 @@ pub(crate) fn page(seed: u64) -> Vec<u8> {
     seed.to_le_bytes().repeat(PAGE as usize / 8)
 }
 
-type Model = BTreeMap<Owner, BTreeMap<u64, (u64, bool)>>;
+/// A page: what it holds, whether it may be late, whether it is needed first.
+type Page = (u64, bool, bool);
+type Model = BTreeMap<Owner, BTreeMap<u64, Page>>;
 
 /// A step of a round: pages from an offset on that are written, or those of them that were there before and are kept.
 #[derive(Debug, Clone)]
@@ -76,7 +78,7 @@ fn rounds() -> impl Strategy<Value = Vec<Vec<Option<Vec<Step>>>>> {
 }
 
 /// One owner's part of a round, of FOAM and of the model.
-fn take(foam: &mut Foam, owner: Owner, steps: &[Step], earlier: &Model, seed: &mut u64) -> BTreeMap<u64, (u64, bool)> {
+fn take(foam: &mut Foam, owner: Owner, steps: &[Step], earlier: &Model, seed: &mut u64) -> BTreeMap<u64, Page> {
     let (none, mut now) = (BTreeMap::new(), BTreeMap::new());
     let before = earlier.get(&owner).unwrap_or(&none);
     assert_eq!(foam.knows(owner), earlier.contains_key(&owner));
@@ -88,14 +90,14 @@ fn take(foam: &mut Foam, owner: Owner, steps: &[Step], earlier: &Model, seed: &m
                 *seed += pages;
                 let data: Vec<u8> = (first..*seed).flat_map(page).collect();
                 foam.write(owner, (BASE + from) * PAGE, &data, lazy).unwrap();
-                now.extend(
-                    (0..pages).map(|n| (BASE + from + n, (first + n, lazy && matches!(owner, Owner::Process(_))))),
-                );
+                let lazy = lazy && matches!(owner, Owner::Process(_));
+                let hot = lazy && earlier.contains_key(&owner);
+                now.extend((0..pages).map(|n| (BASE + from + n, (first + n, lazy, hot))));
             }
             Step::Keep { from, pages } => {
                 for (number, had) in before.range(BASE + from..BASE + from + pages) {
                     foam.keep(owner, number * PAGE, 1).unwrap();
-                    now.entry(*number).or_insert(*had);
+                    now.entry(*number).or_insert((had.0, had.1, false));
                 }
             }
         }
@@ -118,7 +120,9 @@ fn compare(sealed: &Sealed, model: &Model) {
     for ((_, memory), pages) in sealed.owners().zip(model.values()) {
         let single = |e: &Extent| (0..e.pages).map(|n| (e.start / PAGE + n, e.lazy)).collect::<Vec<_>>();
         let listed: Vec<_> = memory.extents().iter().flat_map(single).collect();
-        assert_eq!(listed, pages.iter().map(|(number, (_, lazy))| (*number, *lazy)).collect::<Vec<_>>());
+        assert_eq!(listed, pages.iter().map(|(number, (_, lazy, _))| (*number, *lazy)).collect::<Vec<_>>());
+        let hot = pages.iter().filter(|(_, (_, _, hot))| *hot).map(|(number, _)| number * PAGE);
+        assert_eq!(memory.hot(), hot.collect::<Vec<_>>());
         for pair in memory.extents().windows(2) {
             assert!(pair[0].start + pair[0].pages * PAGE < pair[1].start || pair[0].lazy != pair[1].lazy);
         }
@@ -257,7 +261,7 @@ fn an_absurd_index_is_refused() {
     let words: Vec<u64> =
         sealed.index()[24..].chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap())).collect();
     assert_eq!(words[..5], [2, 1, 7, 2, BASE * PAGE / WINDOW]);
-    let second = 1 + 3 + 2 * 18 + 499;
+    let second = 1 + 3 + 2 * 26 + 499;
     assert_eq!(words[second..second + 3], [1, 712, 2]);
     for (at, value) in [
         (0, u64::MAX),   // owners
@@ -269,6 +273,7 @@ fn an_absurd_index_is_refused() {
         (5, u64::MAX),   // a slot
         (5, 1),          // the slot of another
         (14, 1),         // lazy, not there
+        (22, 1),         // needed first, not lazy
         (second + 1, 7), // an owner that was there
         (second + 3, 0), // a window out of order
         (second + 2, 1), // one window too few

@@ -3,10 +3,10 @@
 //! All numbers are 64 bits, little-endian:
 //!
 //! ```text
-//! "kupFOAM1", two words of XXH3 over all that follows, number of owners
+//! "kupFOAM2", two words of XXH3 over all that follows, number of owners
 //! owner:  kind (1 a process, 2 shared memory), its number, number of windows
 //! window: its number, its slot, which pages are there (8 words), which of them are lazy (8 words),
-//!         XXH3 of each page that is there
+//!         which of these are hot (8 words), XXH3 of each page that is there
 //! ```
 
 use std::collections::{BTreeMap, HashSet};
@@ -17,7 +17,7 @@ use super::WINDOW;
 use super::window::{Set, Window};
 
 /// Format and version.
-const MAGIC: u64 = u64::from_le_bytes(*b"kupFOAM1");
+const MAGIC: u64 = u64::from_le_bytes(*b"kupFOAM2");
 /// Bytes before those that the digest covers.
 const HEAD: usize = 24;
 /// Addresses, and offsets on a medium, end here: more than any of today's machines has, and no sum runs over.
@@ -65,7 +65,7 @@ pub enum IndexError {
 impl Index {
     /// Writes one of what `owners` have, who are in order.
     pub fn encode<'a>(owners: impl ExactSizeIterator<Item = (Owner, &'a Windows)> + Clone) -> Vec<u8> {
-        let words = |window: &Window| 18 + window.pages.iter().count();
+        let words = |window: &Window| 26 + window.pages.iter().count();
         let total: usize = owners.clone().map(|(_, windows)| 3 + windows.values().map(words).sum::<usize>()).sum();
         let mut bytes = Vec::with_capacity(HEAD + 8 * (1 + total));
         bytes.resize(HEAD, 0);
@@ -79,7 +79,7 @@ impl Index {
             [kind, id, windows.len() as u64].into_iter().for_each(&mut put);
             for (number, window) in windows {
                 [*number, window.slot].into_iter().for_each(&mut put);
-                window.pages.0.into_iter().chain(window.lazy.0).for_each(&mut put);
+                [window.pages, window.lazy, window.hot].into_iter().flat_map(|set| set.0).for_each(&mut put);
                 window.pages.iter().for_each(|page| put(window.sums[page]));
             }
         }
@@ -159,12 +159,12 @@ fn window(bytes: &mut &[u8], owner: Owner) -> Result<(u64, Window), IndexError> 
         return Err(IndexError::Absurd("an address that no machine has"));
     }
     let mut window = Window::new(slot);
-    for set in [&mut window.pages, &mut window.lazy] {
+    for set in [&mut window.pages, &mut window.lazy, &mut window.hot] {
         for part in &mut set.0 {
             *part = word(bytes)?;
         }
     }
-    if window.pages.is_empty() || !window.lazy.is_within(&window.pages) {
+    if window.pages.is_empty() || !window.lazy.is_within(&window.pages) || !window.hot.is_within(&window.lazy) {
         return Err(IndexError::Absurd("a window without pages"));
     }
     if matches!(owner, Owner::Shared(_)) && window.lazy != Set::default() {

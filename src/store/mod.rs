@@ -86,6 +86,11 @@ pub trait Memory: Send + Sync {
     /// What there is, in the order of addresses, without overlap.
     fn extents(&self) -> &[Extent];
 
+    /// Addresses of lazy pages that are likely to be needed first, in order.
+    fn hot(&self) -> &[u64] {
+        &[]
+    }
+
     /// Reads pages that [`Memory::extents`] lists, and compares their checksums. `address` and the length of `data` are
     /// multiples of [`PAGE`].
     ///

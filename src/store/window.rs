@@ -1,4 +1,4 @@
-//! The pages of one window: which are there, which may come late, and what each has to be.
+//! The pages of one window: which are there, which may come late, which are needed first, and what each has to be.
 
 use std::ops::Range;
 
@@ -57,6 +57,8 @@ pub struct Window {
     pub pages: Set,
     /// Those of them that CRIU may leave to the pager.
     pub lazy: Set,
+    /// Those of them that only the last of several rounds has written: they were written to last, and are needed first.
+    pub hot: Set,
     /// XXH3 of each page that is there.
     pub sums: Box<[u64; PAGES]>,
 }
@@ -67,7 +69,8 @@ impl Window {
 
     /// A window of which nothing is there yet.
     pub fn new(slot: u64) -> Self {
-        Self { slot, pages: Set::default(), lazy: Set::default(), sums: Box::new([0; PAGES]) }
+        let [pages, lazy, hot] = [Set::default(); 3];
+        Self { slot, pages, lazy, hot, sums: Box::new([0; PAGES]) }
     }
 }
 
