@@ -190,7 +190,7 @@ fn start(dir: &Path) -> Child {
     python.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
     python.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = python.spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !dir.join("ready").exists() {
         assert!(Instant::now() < deadline, "the subject does not start");
         std::thread::sleep(Duration::from_millis(20));

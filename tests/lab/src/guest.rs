@@ -34,7 +34,13 @@ pub fn service(vm: &Vm, unit: &str) -> Result<Service> {
 
 /// Installs a package that the image brings along for scenarios.
 pub fn install_more(vm: &Vm, package: &str) -> Result<()> {
-    vm.put_bytes(b"deb [trusted=yes] file:/srv/kup-lab/repo-more ./\n", "/etc/apt/sources.list.d/more.list")?;
+    install_from(vm, "more", package)
+}
+
+/// The same from another of the image's repositories.
+pub fn install_from(vm: &Vm, repository: &str, package: &str) -> Result<()> {
+    let source = format!("deb [trusted=yes] file:/srv/kup-lab/repo-{repository} ./\n");
+    vm.put_bytes(source.as_bytes(), &format!("/etc/apt/sources.list.d/{repository}.list"))?;
     let install = format!("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y {package}");
     let out = vm.try_ssh(&install, Duration::from_secs(900))?;
     crate::sh::check(&install, out).map(drop)

@@ -1,4 +1,5 @@
-//! CRIU itself: kup's own tests that need a real one, and an update, each with the stable release's CRIU and with the next.
+//! CRIU itself: kup's own tests that need a real one, with the stable release's and with the next one's, and an update with
+//! that.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::Scenario;
 use super::update::update_filled;
 use crate::client::memcached::Keys;
 use crate::deb;
+use crate::guest;
 use crate::ready::STAGED;
 use crate::runner::context::Ctx;
 use crate::sh;
@@ -15,7 +17,7 @@ use crate::sh;
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
     name: "criu",
-    about: "kup's tests with a real CRIU pass with the stable release's and with the next one's, and so does an update",
+    about: "kup's tests with a real CRIU pass with the stable release's and with the next one's; so does an update with that",
     from: STAGED,
     all_only: true,
     run,
@@ -23,7 +25,7 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(900);
-/// What the tests are ignored for elsewhere: each reason names what they need.
+/// Elsewhere they are ignored, as they need root, CRIU and Python.
 const TESTS: &str = "--ignored --skip speed --nocapture --test-threads 1";
 
 fn run(ctx: &mut Ctx) -> Result<()> {
@@ -32,15 +34,12 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     for (n, program) in programs.iter().enumerate() {
         ctx.vm.put(program, &format!("/root/tests-{n}"))?;
     }
+    guest::install_more(&ctx.vm, "python3")?;
     let stable = version(ctx)?;
     test(ctx, programs.len(), &stable)?;
 
     ctx.step("the next release's CRIU is installed");
-    let source = "deb [trusted=yes] file:/srv/kup-lab/repo-next ./\n";
-    ctx.vm.put_bytes(source.as_bytes(), "/etc/apt/sources.list.d/next.list")?;
-    let install = "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y criu";
-    let out = ctx.vm.try_ssh(install, LIMIT)?;
-    sh::check(install, out)?;
+    guest::install_from(&ctx.vm, "next", "criu")?;
     let next = version(ctx)?;
     ensure!(next != stable, "CRIU is {stable} as before");
     test(ctx, programs.len(), &next)?;

@@ -87,7 +87,11 @@ fn early(ctx: &mut Ctx) -> Result<()> {
     ctx.expect_kernel(&old)?;
     ctx.vm.wait_idle(BOOT_LIMIT)?;
     let reason = record["reason"].as_str().unwrap_or_default();
-    ensure!(record["state"] == "failed" && reason.contains("boot after boot of the old kernel"), "{}: {reason}", record["state"]);
+    ensure!(
+        record["state"] == "failed" && reason.contains("boot after boot of the old kernel"),
+        "{}: {reason}",
+        record["state"]
+    );
     for unit in UNITS {
         let (state, is) = (&record["units"][unit]["state"], guest::service(&ctx.vm, unit)?);
         ensure!(state["cold"].is_object() && is.active == "active", "{unit} is {state} and {is:?}");
