@@ -75,9 +75,10 @@ fn kupd(ctx: &mut Ctx) -> Result<()> {
 /// Nothing was resumed, and the images are as good as they were: the old kernel restores them.
 fn restore(ctx: &mut Ctx) -> Result<()> {
     let start = Start::new(ctx)?;
+    // Those whom it is after have most of the machine's time.
     let killer = format!(
         "[Unit]\nDefaultDependencies=no\nBefore=kup-restore.service\nConditionKernelCommandLine=kup.txn\n\
-         [Service]\nExecStart=/bin/sh -c '{KILL}'\n[Install]\nWantedBy=kup-restore.service\n"
+         [Service]\nCPUSchedulingPolicy=rr\nExecStart=/bin/sh -c '{KILL}'\n[Install]\nWantedBy=kup-restore.service\n"
     );
     ctx.vm.put_bytes(killer.as_bytes(), "/etc/systemd/system/lab-killer.service")?;
     ctx.vm.ssh("systemctl daemon-reload && systemctl enable lab-killer.service")?;
