@@ -22,9 +22,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-/// Memory of its own (of both kinds that may come late: heap and mappings), memory that is shared, and then sleep.
+/// Memory of its own (of both kinds that may come late: heap and mappings), memory that is shared, and then a wait that goes on
+/// after a restore as if nothing had happened: a sleep is told of an interruption, which becomes its errno.
 const SUBJECT: &str = "
-import mmap, os, random, signal, time
+import mmap, os, random, signal
 os.setsid()
 random.seed(7)
 signal.signal(signal.SIGUSR1, lambda *_: own.append(random.randbytes(1 << 20)))
@@ -32,7 +33,7 @@ own = [random.randbytes(size) for size in (5 << 20, 300 << 10, 4096)]
 shared = mmap.mmap(-1, 3 << 20)
 shared.write(random.randbytes(2 << 20))
 open('ready', 'w').close()
-while True: time.sleep(1000)
+while True: signal.pause()
 ";
 
 #[test]
