@@ -253,8 +253,9 @@ fn assert_same(before: &[(u64, Vec<u8>)], after: &[(u64, Vec<u8>)]) {
     let ranges = |m: &[(u64, Vec<u8>)]| m.iter().map(|(a, b)| (*a, b.len())).collect::<Vec<_>>();
     assert_eq!(ranges(before), ranges(after));
     for ((address, before), (_, after)) in before.iter().zip(after) {
-        let differs = before.iter().zip(after).position(|(b, a)| b != a);
-        assert_eq!(differs, None, "from {address:x} on");
+        let Some(at) = before.iter().zip(after).position(|(b, a)| b != a) else { continue };
+        let around = at / 16 * 16..at / 16 * 16 + 16;
+        panic!("{:x}: {:02x?} became {:02x?}", address + at as u64, &before[around.clone()], &after[around]);
     }
 }
 
