@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kup::criu::{Dump, Error, Externals, PageError, PageServer, Restore, plain};
+use kup::inspect::smaps;
 use kup::store::{Disk, Foam, FoamError, Medium, Memory, PAGE, Sealed};
 use kup::sys::spawn::Place;
 use nix::sys::prctl::set_child_subreaper;
@@ -234,14 +235,19 @@ fn settled(pid: i32) -> Vec<(u64, Vec<u8>)> {
     }
 }
 
-/// Everything that the process can write, by its addresses; but for the stack, where signals and sleep leave traces.
+/// Everything that the process can write, by its addresses; but for the stack, where signals leave traces, and for what it
+/// cannot rely on itself, which CRIU leaves out from 4.2 on.
 fn memory(pid: i32) -> Vec<(u64, Vec<u8>)> {
     let file = File::open(format!("/proc/{pid}/mem")).unwrap();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let droppable = smaps::droppable(pid).unwrap();
     let mut memory = Vec::new();
     for line in maps.lines().filter(|l| l.contains(" rw") && !l.contains("[stack]") && !l.contains("[v")) {
         let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
         let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        if droppable.iter().any(|range| range.contains(&start)) {
+            continue;
+        }
         let mut bytes = vec![0; (end - start) as usize];
         file.read_exact_at(&mut bytes, start).unwrap();
         memory.push((start, bytes));

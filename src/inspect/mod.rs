@@ -15,7 +15,7 @@ mod memory;
 mod mounts;
 mod namespaces;
 pub(crate) mod process;
-pub(crate) mod smaps;
+pub mod smaps;
 mod systemd;
 pub(crate) mod unix;
 
