@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ fn a_process_goes_through_foam_and_comes_back() {
     let images = dir.path().join("images");
     let mut subject = start(dir.path());
     let pid = subject.id() as i32;
-    let before = settled(pid);
+    let droppable = smaps::droppable(pid).unwrap();
+    let before = settled(pid, &droppable);
 
     let foam = Foam::new(Arc::new(Disk::create(&dir.path().join("slots")).unwrap()));
     fs::create_dir(&images).unwrap();
@@ -78,7 +80,7 @@ fn a_process_goes_through_foam_and_comes_back() {
     plain::export(&foam, &images, &exported).unwrap();
     assert_eq!(eager(&exported), little + lazy);
     restored(&exported, pid);
-    assert_same(&before, &memory(pid));
+    assert_same(&before, &memory(pid, &droppable));
 
     // A plain dump of what was restored, brought into FOAM and out again.
     let images = dir.path().join("plain");
@@ -92,7 +94,7 @@ fn a_process_goes_through_foam_and_comes_back() {
     fs::create_dir(&exported).unwrap();
     plain::export(&foam, &images, &exported).unwrap();
     restored(&exported, pid);
-    let after = memory(pid);
+    let after = memory(pid, &droppable);
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     assert_same(&before, &after);
 }
@@ -106,6 +108,7 @@ fn what_has_not_changed_is_not_dumped_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut subject = start(dir.path());
     let pid = subject.id() as i32;
+    let droppable = smaps::droppable(pid).unwrap();
     let [first, last, exported] = ["first", "last", "exported"].map(|name| dir.path().join(name));
     [&first, &last, &exported].iter().for_each(|dir| fs::create_dir(dir).unwrap());
 
@@ -123,7 +126,7 @@ fn what_has_not_changed_is_not_dumped_again() {
     let foam = server.finish().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGUSR1).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    let before = settled(pid);
+    let before = settled(pid, &droppable);
 
     let (server, socket) = PageServer::start(foam).unwrap();
     dump(&last, pid, Some(socket), Some("../first"), || {
@@ -136,7 +139,7 @@ fn what_has_not_changed_is_not_dumped_again() {
     is_as(&foam, pid, &before);
     plain::export(&foam, &last, &exported).unwrap();
     restored(&exported, pid);
-    let after = memory(pid);
+    let after = memory(pid, &droppable);
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     assert_same(&before, &after);
 }
@@ -167,14 +170,15 @@ fn a_full_disk_leaves_the_process_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut subject = start(dir.path());
     let pid = subject.id() as i32;
-    let before = settled(pid);
+    let droppable = smaps::droppable(pid).unwrap();
+    let before = settled(pid, &droppable);
     let (server, socket) = PageServer::start(Foam::new(Arc::new(Full(AtomicUsize::new(0))))).unwrap();
     let images = dir.path().join("images");
     fs::create_dir(&images).unwrap();
     let why = dump(&images, pid, Some(socket), None, || panic!("it is complete")).unwrap_err();
     println!("{why}");
     assert!(matches!(server.finish().err(), Some(PageError::Foam(FoamError::Medium(..)))));
-    assert_same(&before, &settled(pid));
+    assert_same(&before, &settled(pid, &droppable));
     assert!(subject.try_wait().unwrap().is_none());
     subject.kill().unwrap();
     subject.wait().unwrap();
@@ -225,22 +229,21 @@ fn restored(images: &Path, pid: i32) {
 }
 
 /// Its memory once nothing in it changes any more.
-fn settled(pid: i32) -> Vec<(u64, Vec<u8>)> {
+fn settled(pid: i32, droppable: &[Range<u64>]) -> Vec<(u64, Vec<u8>)> {
     loop {
-        let before = memory(pid);
+        let before = memory(pid, droppable);
         std::thread::sleep(Duration::from_millis(300));
-        if memory(pid) == before {
+        if memory(pid, droppable) == before {
             return before;
         }
     }
 }
 
-/// Everything that the process can write, by its addresses; but for the stack, where signals leave traces, and for what it
-/// cannot rely on itself, which CRIU leaves out from 4.2 on.
-fn memory(pid: i32) -> Vec<(u64, Vec<u8>)> {
+/// Everything that the process can write, by its addresses; but for the stack, where signals leave traces, and for what is
+/// `droppable`: its owner cannot rely on it, and CRIU leaves it out from 4.2 on. Before that, it comes back as ordinary memory.
+fn memory(pid: i32, droppable: &[Range<u64>]) -> Vec<(u64, Vec<u8>)> {
     let file = File::open(format!("/proc/{pid}/mem")).unwrap();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let droppable = smaps::droppable(pid).unwrap();
     let mut memory = Vec::new();
     for line in maps.lines().filter(|l| l.contains(" rw") && !l.contains("[stack]") && !l.contains("[v")) {
         let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
