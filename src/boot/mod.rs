@@ -66,16 +66,17 @@ pub trait BootLoader {
 /// # Errors
 /// When it is one that kup cannot pin.
 pub fn detect(paths: &Paths) -> Result<Box<dyn BootLoader>> {
-    // GRUB has a LoaderInfo too, with its module bli, but may lack it; its command line is what it is known by.
     let info = efi::loader(paths, "LoaderInfo")?.unwrap_or_default();
     if info.starts_with("systemd-boot") {
         return Ok(Box::new(SystemdBoot::new(paths)?));
     }
+    // GRUB says so with its module bli, where it has that; else its command line is what it is known by.
     let cmdline = fs::read_to_string(paths.cmdline()).unwrap_or_default();
-    if !crate::kernel::cmdline::split(&cmdline).iter().any(|w| w.starts_with("BOOT_IMAGE=")) {
+    let by_grub = |word: &&str| word.starts_with("BOOT_IMAGE=");
+    if !info.starts_with("GRUB") && !crate::kernel::cmdline::split(&cmdline).iter().any(by_grub) {
         bail!(
-            "this machine was booted neither by systemd-boot nor by GRUB (no BOOT_IMAGE= in /proc/cmdline), and kup can \
-             pin no other boot loader"
+            "this machine was booted neither by systemd-boot nor by GRUB (no BOOT_IMAGE= in /proc/cmdline, which \
+             'kexec --reuse-cmdline' leaves out), and kup can pin no other boot loader"
         );
     }
     Ok(Box::new(Grub::new(paths)?))
@@ -128,7 +129,7 @@ pub fn findings(paths: &Paths) -> Vec<Finding> {
         Err(_) if efi::hidden(paths) => vec![efi::hidden_finding()],
         Err(e) => vec![
             Finding::blocker("boot.loader", format!("the boot loader cannot be pinned: {e:#}"))
-                .fix("boot this machine with GRUB or systemd-boot"),
+                .fix("boot this machine with GRUB or systemd-boot; after a kexec by hand, reboot once"),
         ],
     };
     found.extend(efi::boot_next(paths));
@@ -188,6 +189,8 @@ mod tests {
         // Debian's grub-efi loads bli, which makes GRUB leave its own name.
         efi::testing::set(&paths, "LoaderInfo", Some("GRUB 2.12-9+deb13u1"));
         assert_eq!(detect(&paths).unwrap().name(), "grub");
+        put("/proc/cmdline", b"root=/dev/vda ro\n");
+        assert_eq!(detect(&paths).unwrap().name(), "grub", "whatever the command line of a kexec is");
         efi::testing::set(&paths, "LoaderInfo", Some("systemd-boot 257.13-1~deb13u1"));
         assert!(why(&paths).contains("package systemd-boot"), "{}", why(&paths));
         put("/usr/bin/bootctl", b"");
