@@ -145,8 +145,8 @@ pub fn took(record: &Value, names: &[&str]) -> Result<f64> {
 }
 
 /// Loads the kernel that runs once more, for a kexec without kup.
-pub const LOAD_AGAIN: &str =
-    "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --command-line=\"$(cat /proc/cmdline)\"";
+pub const LOAD_AGAIN: &str = "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) \
+                             --command-line=\"$(cat /proc/cmdline)\"";
 
 /// Gives memcached so much memory (MiB) and starts it anew, empty.
 pub fn restart_memcached(vm: &Vm, memory: u64) -> Result<()> {
