@@ -35,7 +35,7 @@ const SUM: &str = "/var/lib/large/sum";
 /// What the restore waits for.
 const BETWEEN: &str = "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine=kup.txn\nAfter=kup-netlock.service\n\
     Before=kup-restore.service\nRequiresMountsFor=/root /var/lib/kup\n\
-    [Service]\nType=oneshot\nExecStart=/bin/sh -ec '\
+    [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -ec '\
     for unit in memcached redis-server lab-alone; do \
     kup export $$unit /root/plain-$$unit; stat -c %%a /root/plain-$$unit; ls /root/plain-$$unit; \
     kup import $$unit /root/plain-$$unit; kup export $$unit /root/again-$$unit; \
