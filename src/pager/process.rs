@@ -55,7 +55,7 @@ impl State {
     pub fn new(memory: &dyn Memory) -> Self {
         let lazy = memory.extents().iter().filter(|e| e.lazy);
         let missing = Missing::new(lazy.map(|e| (e.start, e.pages * PAGE)));
-        Self { known: missing.clone(), missing: missing.hot(memory.hot()) }
+        Self { known: missing.clone(), missing: missing.hot(&memory.hot()) }
     }
 
     /// That of a child at its birth.

@@ -87,8 +87,8 @@ pub trait Memory: Send + Sync {
     fn extents(&self) -> &[Extent];
 
     /// Addresses of lazy pages that are likely to be needed first, in order.
-    fn hot(&self) -> &[u64] {
-        &[]
+    fn hot(&self) -> Vec<u64> {
+        Vec::new()
     }
 
     /// Reads pages that [`Memory::extents`] lists, and compares their checksums. `address` and the length of `data` are

@@ -22,15 +22,14 @@ pub struct Pages {
     owner: Owner,
     windows: Windows,
     extents: Vec<Extent>,
-    hot: Vec<u64>,
     medium: Arc<dyn Medium>,
 }
 
 impl Sealed {
     pub(super) fn new(index: Index, medium: Arc<dyn Medium>) -> Self {
         let pages = |(owner, windows): (Owner, Windows)| {
-            let (extents, hot) = (extents(&windows), hot(&windows));
-            (owner, Arc::new(Pages { owner, windows, extents, hot, medium: medium.clone() }))
+            let extents = extents(&windows);
+            (owner, Arc::new(Pages { owner, windows, extents, medium: medium.clone() }))
         };
         Self { owners: index.0.into_iter().map(pages).collect(), medium: medium.clone() }
     }
@@ -72,8 +71,11 @@ impl Memory for Pages {
         &self.extents
     }
 
-    fn hot(&self) -> &[u64] {
-        &self.hot
+    fn hot(&self) -> Vec<u64> {
+        let windows = self.windows.iter();
+        windows
+            .flat_map(|(number, window)| window.hot.iter().map(move |page| number * WINDOW + page as u64 * PAGE))
+            .collect()
     }
 
     fn read(&self, address: u64, data: &mut [u8]) -> io::Result<()> {
@@ -138,13 +140,4 @@ fn extents(windows: &Windows) -> Vec<Extent> {
         }
     }
     extents
-}
-
-/// Addresses of the hot pages.
-fn hot(windows: &Windows) -> Vec<u64> {
-    let of = |(number, window): (&u64, &Window)| {
-        let begin = number * WINDOW;
-        window.hot.iter().map(move |page| begin + page as u64 * PAGE).collect::<Vec<_>>()
-    };
-    windows.iter().flat_map(of).collect()
 }

@@ -54,7 +54,7 @@ pub fn build() -> Result<Package> {
 
 /// Builds release binaries of packages of this workspace.
 pub fn compile(packages: &[&str]) -> Result<()> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = sh::cargo();
     cargo.args(["build", "--release", "--quiet"]).current_dir(paths::source());
     for package in packages {
         cargo.args(["--package", package]);
@@ -64,7 +64,7 @@ pub fn compile(packages: &[&str]) -> Result<()> {
 
 /// Builds kup's programs with tests that `choice` (options of `cargo test`) names, as fast as its release binaries are.
 pub fn compile_tests(choice: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = sh::cargo();
     cargo.args(["test", "--no-run", "--release", "--quiet", "--package", "kup", "--message-format", "json"]);
     let said = sh::run(cargo.args(choice).current_dir(paths::source()))?;
     let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -83,7 +83,7 @@ fn faults_target() -> PathBuf {
 
 /// Builds it.
 pub fn compile_with_faults() -> Result<()> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = sh::cargo();
     cargo.args([
         "build",
         "--release",

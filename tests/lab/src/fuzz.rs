@@ -68,17 +68,13 @@ fn ensure() -> Result<()> {
         return Ok(());
     }
     println!("lab: installing cargo-fuzz");
-    sh::run_shown(Command::new(program()).args(["install", "--quiet", "--locked", "cargo-fuzz"]))
+    sh::run_shown(sh::cargo().args(["install", "--quiet", "--locked", "cargo-fuzz"]))
 }
 
 fn cargo(verb: &str) -> Command {
-    let mut cargo = Command::new(program());
+    let mut cargo = sh::cargo();
     cargo.args(["fuzz", verb]).current_dir(dir());
     cargo
-}
-
-fn program() -> PathBuf {
-    std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
 }
 
 fn dir() -> PathBuf {

@@ -37,11 +37,11 @@ pub fn install_more(vm: &Vm, package: &str) -> Result<()> {
     install_from(vm, "more", package)
 }
 
-/// The same from another of the image's repositories.
-pub fn install_from(vm: &Vm, repository: &str, package: &str) -> Result<()> {
+/// The same of packages in another of the image's repositories.
+pub fn install_from(vm: &Vm, repository: &str, packages: &str) -> Result<()> {
     let source = format!("deb [trusted=yes] file:/srv/kup-lab/repo-{repository} ./\n");
     vm.put_bytes(source.as_bytes(), &format!("/etc/apt/sources.list.d/{repository}.list"))?;
-    let install = format!("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y {package}");
+    let install = format!("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y {packages}");
     let out = vm.try_ssh(&install, Duration::from_secs(900))?;
     crate::sh::check(&install, out).map(drop)
 }

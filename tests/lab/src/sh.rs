@@ -30,6 +30,11 @@ impl Output {
     }
 }
 
+/// The cargo that this was started by; else the one in the path.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
 /// Runs to the end, output captured; an exit code other than 0 is an error.
 pub fn run(cmd: &mut Command) -> Result<String> {
     let shown = show(cmd);

@@ -17,7 +17,7 @@ pub fn run(report: &Report) -> Result<()> {
 }
 
 fn command(args: &[&str]) -> Command {
-    let mut cmd = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cmd = sh::cargo();
     cmd.args(args).current_dir(paths::source()).stdin(Stdio::null());
     cmd
 }

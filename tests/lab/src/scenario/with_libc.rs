@@ -1,7 +1,6 @@
 //! The kernel's apt run also replaces libraries that the services map: they live on with the files that they had.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -12,7 +11,6 @@ use crate::client::memcached::Keys;
 use crate::guest;
 use crate::ready::{READY, UNITS};
 use crate::runner::context::Ctx;
-use crate::sh;
 
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
@@ -24,8 +22,6 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
-/// Unpacking and an initrd, on a slow machine.
-const APT_LIMIT: Duration = Duration::from_secs(900);
 const REDIS: &str = "redis-server.service";
 /// Libraries of redis that the repository replaces.
 const REPLACED: [&str; 2] = ["libc.so.6", "liblzf.so.1"];
@@ -65,13 +61,8 @@ fn run(ctx: &mut Ctx) -> Result<()> {
 fn install(ctx: &mut Ctx) -> Result<()> {
     ctx.step("one apt run installs the kernel and replaces libraries");
     let new = &ctx.about().new_kernel;
-    let source = "deb [trusted=yes] file:/srv/kup-lab/repo-libs ./\n";
-    ctx.vm.put_bytes(source.as_bytes(), "/etc/apt/sources.list.d/libs.list")?;
     let libraries = "$(sed -n 's/^Package: //p' /srv/kup-lab/repo-libs/Packages)";
-    ctx.vm.ssh("apt-get -q update")?;
-    let install = format!("DEBIAN_FRONTEND=noninteractive apt-get -q install -y linux-image-{new} {libraries}");
-    let apt = ctx.vm.try_ssh(&install, APT_LIMIT)?;
-    sh::check(&install, apt).map(drop)
+    guest::install_from(&ctx.vm, "libs", &format!("linux-image-{new} {libraries}"))
 }
 
 /// Code that redis maps and that has no name any more.
