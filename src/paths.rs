@@ -78,6 +78,11 @@ impl Paths {
         self.at("/run/kup")
     }
 
+    /// What weight a unit had before it was let go before all others; there until it has that again.
+    pub fn weight(&self, unit: &str) -> PathBuf {
+        self.run_dir().join("weights").join(unit)
+    }
+
     /// Vendor and administrator settings, merged in this order (later wins), each followed by its `kup.toml.d/*.toml`.
     pub fn config_files(&self) -> [PathBuf; 3] {
         [self.at("/usr/lib/kup/kup.toml"), self.at("/etc/kup/kup.toml"), self.at("/run/kup/kup.toml")]

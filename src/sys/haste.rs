@@ -3,31 +3,75 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The most that the kernel takes; others have 100 where nobody said otherwise.
-const FIRST: &str = "10000";
+use serde::{Deserialize, Serialize};
+
+use super::atomic;
+
+/// The most that the kernel takes.
+const MOST: u32 = 10000;
+/// Groups have a weight of 100 where nobody said otherwise: those get the most. Others keep their ratio to them.
+const TIMES: u32 = 100;
 
 /// A control group that goes before others as long as this lives. systemd is not asked to do it: it would keep the weight
 /// in a drop-in, and a reload does not take it back.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Haste {
     file: PathBuf,
-    before: String,
+    before: u32,
+    /// Where it is written down for another process.
+    #[serde(skip)]
+    note: Option<PathBuf>,
 }
 
 impl Haste {
     /// For the group at `cgroup`; `None` where there is none yet, or nobody has its processors shared by weight.
     pub fn of(cgroup: &Path) -> Option<Self> {
+        Self::read(cgroup)?.begin()
+    }
+
+    /// The same; where this process does not end it, another can by what is written at `note`.
+    pub fn with_note(cgroup: &Path, note: &Path) -> Option<Self> {
+        // A weight that was raised already is not the one to go back to.
+        drop(Self::noted(note));
+        let mut haste = Self::read(cgroup)?;
+        haste.note = Some(note.into());
+        atomic::write(note, &serde_json::to_vec(&haste).ok()?, 0o600).ok()?;
+        haste.begin()
+    }
+
+    /// What is written at `note`, taken over from whoever left it there.
+    pub fn noted(note: &Path) -> Option<Self> {
+        let mut haste: Self = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
+        haste.note = Some(note.into());
+        Some(haste)
+    }
+
+    /// Leaves it to whoever reads the note.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
+    /// The weight of an idle group reads as 0: it stays idle.
+    fn read(cgroup: &Path) -> Option<Self> {
         let file = cgroup.join("cpu.weight");
-        let before = fs::read_to_string(&file).ok()?;
-        fs::write(&file, FIRST).ok()?;
-        Some(Self { file, before })
+        let before = fs::read_to_string(&file).ok()?.trim().parse().ok().filter(|weight| *weight > 0)?;
+        Some(Self { file, before, note: None })
+    }
+
+    fn begin(self) -> Option<Self> {
+        let weight = self.before.saturating_mul(TIMES).min(MOST);
+        fs::write(&self.file, weight.to_string()).ok()?;
+        Some(self)
     }
 }
 
 impl Drop for Haste {
     fn drop(&mut self) {
         // A group that is gone needs none.
-        let _ = fs::write(&self.file, self.before.trim());
+        let _ = fs::write(&self.file, self.before.to_string());
+        if let Some(note) = &self.note {
+            let _ = fs::remove_file(note);
+        }
     }
 }
 
@@ -35,15 +79,38 @@ impl Drop for Haste {
 mod tests {
     use super::*;
 
+    /// A directory with a weight, and how to read that.
+    fn group(weight: &str) -> (tempfile::TempDir, impl Fn() -> String) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("cpu.weight");
+        fs::write(&file, weight).unwrap();
+        (dir, move || fs::read_to_string(&file).unwrap())
+    }
+
     #[test]
     fn what_was_before_is_put_back() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(Haste::of(dir.path()).is_none());
-        let file = dir.path().join("cpu.weight");
-        fs::write(&file, "300\n").unwrap();
-        let haste = Haste::of(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), FIRST);
-        drop(haste);
-        assert_eq!(fs::read_to_string(&file).unwrap(), "300");
+        assert!(Haste::of(tempfile::tempdir().unwrap().path()).is_none());
+        for (before, during) in [("100\n", "10000"), ("300\n", "10000"), ("20\n", "2000")] {
+            let (dir, weight) = group(before);
+            let haste = Haste::of(dir.path()).unwrap();
+            assert_eq!(weight(), during);
+            drop(haste);
+            assert_eq!(weight(), before.trim());
+        }
+        let (idle, weight) = group("0\n");
+        assert!(Haste::of(idle.path()).is_none() && weight() == "0\n");
+    }
+
+    #[test]
+    fn another_process_ends_what_was_left() {
+        let (dir, weight) = group("100\n");
+        let note = dir.path().join("run/weights/a.service");
+        Haste::with_note(dir.path(), &note).unwrap().leave();
+        // One that begins anew does not take the raised weight for the unit's.
+        Haste::with_note(dir.path(), &note).unwrap().leave();
+        assert_eq!(weight(), "10000");
+        drop(Haste::noted(&note).unwrap());
+        assert_eq!((weight().as_str(), note.exists()), ("100", false));
+        assert!(Haste::noted(&note).is_none());
     }
 }

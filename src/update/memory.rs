@@ -17,6 +17,7 @@ use crate::paths::Paths;
 use crate::store::Memory;
 use crate::sys;
 use crate::sys::freezer::Freezer;
+use crate::sys::haste::Haste;
 use crate::systemd::Systemd;
 use crate::unit::UnitName;
 
@@ -140,7 +141,10 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         Some(pager) => pager,
         None if may_resume => Pager::listen(&images, socket::count_tasks(&images)?)?,
         // All of it was there when the last pager ended.
-        None => return Ok(notify(false, &[NotifyState::Ready]).map(drop)?),
+        None => {
+            no_more_haste(paths, unit);
+            return Ok(notify(false, &[NotifyState::Ready]).map(drop)?);
+        }
     };
     // Without it, what is on the disk has to do.
     let frames = ram::frames(paths, &record).unwrap_or_else(|e| {
@@ -162,7 +166,9 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         fillers: available_parallelism().map_or(1, Into::into),
         huge: huge::read(&images),
     };
-    match pager.run(&service) {
+    let result = pager.run(&service);
+    no_more_haste(paths, unit);
+    match result {
         Ok(report) => tracing::info!(
             "{unit} has all its memory: {} MiB, {} faults were served first, {} huge pages, from {from}",
             report.filled >> 20,
@@ -188,6 +194,7 @@ pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
         tracing::warn!("the pager of {unit} is there again");
         return Ok(());
     }
+    no_more_haste(paths, unit);
     let record = Record::load(&paths.record())?;
     let waiting = record.as_ref().and_then(|r| r.units.get(unit));
     let status = systemd.status(unit.as_str())?;
@@ -203,6 +210,11 @@ pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The restore has let `unit` go before all others, so that what waits for it waits for its memory alone.
+fn no_more_haste(paths: &Paths, unit: &UnitName) {
+    drop(Haste::noted(&paths.weight(unit.as_str())));
 }
 
 /// The control group of `unit`; the one that it had `before`, where PID 1 does not tell.

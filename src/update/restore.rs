@@ -25,8 +25,8 @@ use crate::{criu, faults, kernel, watchdog};
 
 /// How long PID 1 may take to see that units have other main processes: it may be reading all units again.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(180);
-/// journald's control group.
-const JOURNAL: &str = "/sys/fs/cgroup/system.slice/systemd-journald.service";
+/// It goes before others during a restore: what the boot makes of directories waits for it, and what tasks write does.
+const JOURNAL: &str = "systemd-journald.service";
 
 /// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
@@ -54,8 +54,8 @@ pub fn run(paths: &Paths) -> Result<()> {
     let units = resumable(&record);
     let resumed = thread::scope(|scope| {
         let (_enough, wanted) = mpsc::channel::<()>();
-        // What the boot makes of directories waits for it, and what tasks write waits for it, too.
-        let _journal = Haste::of(Path::new(JOURNAL));
+        let _journal =
+            Haste::with_note(&Path::new("/sys/fs/cgroup/system.slice").join(JOURNAL), &paths.weight(JOURNAL));
         let systemd = &systemd;
         scope.spawn(move || start::start_all(systemd, &units, &wanted));
         let warm = scope.spawn(criu::warm);
@@ -88,6 +88,11 @@ pub fn complete(paths: &Paths, systemd: &Systemd, mut record: Record) -> Result<
     let resumed = restore_all::found(systemd, &mut record);
     record.save(&paths.record())?;
     finish(paths, systemd, record, resumed)
+}
+
+/// Ends what a restore that was killed could not.
+pub fn no_more_haste(paths: &Paths) {
+    drop(Haste::noted(&paths.weight(JOURNAL)));
 }
 
 /// What follows once tasks run.
@@ -234,7 +239,7 @@ fn lose(record: &mut Record, name: &UnitName, reason: String) {
 
 fn hand_over(systemd: &Systemd, resumed: Vec<Resumed>, deadline: Instant) {
     thread::scope(|scope| {
-        for r in &resumed {
+        for r in resumed {
             scope.spawn(move || {
                 if let Err(e) = r.placeholder.hand_over(systemd, &r.unit, r.pid, deadline) {
                     tracing::error!("{}: {e:#}", r.unit);

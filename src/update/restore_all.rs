@@ -147,7 +147,8 @@ impl<'a> RestoreAll<'a> {
         deadline: Instant,
     ) -> Option<Resumed> {
         let result = (|| {
-            let placeholder = Placeholder::wait(self.systemd, name, &Freezer::of(&unit.cgroup), deadline)?;
+            let (before, weight) = (Freezer::of(&unit.cgroup), self.paths.weight(name.as_str()));
+            let placeholder = Placeholder::wait(self.systemd, name, &before, &weight, deadline)?;
             let begun = now_usec();
             start::wait_for_directories(self.systemd, deadline)?;
             memory::listen(self.systemd, name, self.timeout)?;

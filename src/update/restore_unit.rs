@@ -44,21 +44,28 @@ pub struct Placeholder {
     /// The unit's control group below /sys/fs/cgroup.
     pub cgroup: PathBuf,
     handle: PidFd,
-    /// Until the unit is handed over.
-    _haste: Option<Haste>,
+    /// Ends with it, unless it is handed over: then the unit's memory is still on its way.
+    haste: Option<Haste>,
 }
 
 impl Placeholder {
     /// Waits until systemd has built the sandbox and the placeholder pauses in it, most likely in the control group that
     /// the unit had before. Where that came to nothing systemd tries again, in the unit's turn: it may have been started
-    /// before something was there that it needs.
+    /// before something was there that it needs. From when it has a control group it goes before all others, which is noted
+    /// at `weight`.
     ///
     /// # Errors
     /// When the unit failed, or it is not there by `deadline`.
-    pub fn wait(systemd: &Systemd, unit: &UnitName, before: &Freezer, deadline: Instant) -> Result<Self> {
+    pub fn wait(
+        systemd: &Systemd,
+        unit: &UnitName,
+        before: &Freezer,
+        weight: &Path,
+        deadline: Instant,
+    ) -> Result<Self> {
         let (mut haste, mut asked, mut again) = (None, None::<Instant>, false);
         loop {
-            haste = haste.or_else(|| Haste::of(before.dir()));
+            haste = haste.or_else(|| Haste::with_note(before.dir(), weight));
             if !stands_in(before.dir()) && asked.is_some_and(|at| at.elapsed() < ASK) {
                 std::thread::sleep(POLL);
                 continue;
@@ -76,7 +83,7 @@ impl Placeholder {
                 }
                 "activating" | "active" => {
                     if let Some(placeholder) = Self::of(&systemd.status(unit.as_str())?)? {
-                        return Ok(Self { _haste: haste, ..placeholder });
+                        return Ok(Self { haste, ..placeholder });
                     }
                 }
                 _ => {}
@@ -98,7 +105,7 @@ impl Placeholder {
         }
         let cgroup = Path::new("/sys/fs/cgroup").join(status.cgroup.trim_start_matches('/'));
         let handle = PidFd::open(status.main_pid)?;
-        Ok(Some(Self { pid: status.main_pid, cgroup, handle, _haste: None }))
+        Ok(Some(Self { pid: status.main_pid, cgroup, handle, haste: None }))
     }
 
     /// Restores `record` from `images` in its place. `resume` as in [`Restore::run`].
@@ -133,11 +140,12 @@ impl Placeholder {
         inodes.iter().zip(fds).map(|(inode, fd)| Ok((*inode, self.handle.get_fd(fd)?))).collect()
     }
 
-    /// Tells systemd that `main_pid` is the unit's main process and that it is up, and ends the placeholder.
+    /// Tells systemd that `main_pid` is the unit's main process and that it is up, and ends the placeholder. The unit goes
+    /// before all others until its pager has brought its memory.
     ///
     /// # Errors
     /// When systemd has not taken it over by `deadline`. The placeholder stays: with its main process a unit ends as a whole.
-    pub fn hand_over(&self, systemd: &Systemd, unit: &UnitName, main_pid: i32, deadline: Instant) -> Result<()> {
+    pub fn hand_over(self, systemd: &Systemd, unit: &UnitName, main_pid: i32, deadline: Instant) -> Result<()> {
         // systemd believes only processes of the unit's own control group, and looks at it while the sender lives.
         let mut command = Command::new("/proc/self/exe");
         command.args(["notify", &main_pid.to_string()]).stdin(Stdio::null());
@@ -158,6 +166,9 @@ impl Placeholder {
         let _ = notifier.wait();
         if result.is_ok() {
             self.end();
+            if let Some(haste) = self.haste {
+                haste.leave();
+            }
         }
         result
     }

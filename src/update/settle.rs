@@ -29,6 +29,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// When the record cannot be read or written, or the way back cannot be begun.
 pub fn run(paths: &Paths) -> Result<()> {
     let lock = Lock::wait(&paths.lock(), ASSESSED_WITHIN)?;
+    restore::no_more_haste(paths);
     let Some(mut record) = Record::load(&paths.record()).or_else(|e| unreadable(paths, e))? else { return Ok(()) };
     if record.state().is_final() && record.wiped {
         return Ok(());
