@@ -41,7 +41,11 @@ impl Output {
 
     /// Lets `unit` go before others: it has the processors, and its turn in PID 1's queue, first.
     pub(super) fn first(&self, unit: &str) -> io::Result<()> {
-        let section = if unit.ends_with(".mount") { "Mount" } else { "Service" };
+        let section = match unit.rsplit_once('.') {
+            Some((_, "mount")) => "Mount",
+            Some((_, "slice")) => "Slice",
+            _ => "Service",
+        };
         self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[{section}]\nCPUWeight=10000\n"))
     }
 

@@ -20,7 +20,7 @@ use emit::Output;
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
 /// What a restore waits for in the boot; each ends with its work.
-const ON_THE_WAY: [&str; 17] = [
+const ON_THE_WAY: [&str; 23] = [
     "kmod-static-nodes.service",
     "systemd-modules-load.service",
     "systemd-remount-fs.service",
@@ -31,6 +31,8 @@ const ON_THE_WAY: [&str; 17] = [
     "systemd-tmpfiles-setup.service",
     // What is mounted for the kernel's own sake: a sandbox is a copy of what is mounted by then.
     "modprobe@.service",
+    // Weights count among those of one slice; nothing lasting is in this one.
+    "system-modprobe.slice",
     "systemd-binfmt.service",
     "proc-sys-fs-binfmt_misc.mount",
     "dev-hugepages.mount",
@@ -39,6 +41,12 @@ const ON_THE_WAY: [&str; 17] = [
     "sys-kernel-config.mount",
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
+    // Links have their addresses no sooner than there is a firewall.
+    "systemd-network-generator.service",
+    "nftables.service",
+    "netfilter-persistent.service",
+    "ufw.service",
+    "apparmor.service",
 ];
 
 /// Writes what this boot needs below `normal` (systemd.generator(7)). `log` gets one line for each thing that is wrong

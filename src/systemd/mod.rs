@@ -3,7 +3,7 @@
 mod ahead;
 mod private;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -200,6 +200,15 @@ impl Systemd {
         let units: Vec<Unit> = self.manager("ListUnitsByNames", &(vec![unit],))?;
         let listed = units.into_iter().next().with_context(|| format!("systemd does not know {unit}"))?;
         Ok((listed.3, listed.7 != 0))
+    }
+
+    /// Those of `units` that a job is queued for. Of a few, to be asked often: a boot has hundreds of jobs.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub fn queued_of(&self, units: &HashSet<&str>) -> Result<HashSet<String>> {
+        let listed: Vec<Unit> = self.manager("ListUnitsByNames", &(Vec::from_iter(units),))?;
+        Ok(listed.into_iter().filter(|unit| unit.7 != 0).map(|unit| unit.0).collect())
     }
 
     /// What `unit` keeps on volatile file systems.

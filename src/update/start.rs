@@ -121,7 +121,11 @@ impl<'a> Ahead<'a> {
 
     /// Starts what has nothing to wait for any more, and keeps the rest.
     fn hasten(&mut self) {
-        let queued = match self.systemd.queued() {
+        let names = self
+            .waiting
+            .iter()
+            .flat_map(|(unit, waits_for)| waits_for.iter().map(String::as_str).chain([unit.as_str()]));
+        let queued = match self.systemd.queued_of(&names.collect()) {
             Ok(queued) => queued,
             Err(e) => {
                 tracing::warn!("units start in their turn: {e:#}");
