@@ -85,7 +85,7 @@ fn describe(path: &Path) -> io::Result<(u64, String)> {
 
 /// 128 bits of XXH3: against faulty storage, not against people; those cannot write here.
 fn hex(hash: &mut Xxh3, from: &mut impl Read) -> io::Result<String> {
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = [0; 64 << 10];
     loop {
         match from.read(&mut buffer)? {
             0 => return Ok(format!("{:032x}", hash.digest128())),
