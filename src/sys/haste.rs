@@ -46,6 +46,11 @@ impl Haste {
         Some(haste)
     }
 
+    /// Raises the weight that is noted at `note` again: systemd takes it back at a reload. Is there one?
+    pub fn renew(note: &Path) -> bool {
+        Self::noted(note).and_then(Self::begin).map(Self::leave).is_some()
+    }
+
     /// Leaves it to whoever reads the note.
     pub fn leave(self) {
         std::mem::forget(self);
@@ -109,8 +114,10 @@ mod tests {
         // One that begins anew does not take the raised weight for the unit's.
         Haste::with_note(dir.path(), &note).unwrap().leave();
         assert_eq!(weight(), "10000");
+        fs::write(dir.path().join("cpu.weight"), "100").unwrap();
+        assert!(Haste::renew(&note) && weight() == "10000");
         drop(Haste::noted(&note).unwrap());
         assert_eq!((weight().as_str(), note.exists()), ("100", false));
-        assert!(Haste::noted(&note).is_none());
+        assert!(Haste::noted(&note).is_none() && !Haste::renew(&note));
     }
 }

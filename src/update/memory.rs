@@ -1,7 +1,9 @@
 //! Memory that comes back while its unit runs: a `kup-pager@UNIT.service` for each, which outlives the restore.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::thread::available_parallelism;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, available_parallelism};
 use std::time::{Duration, Instant};
 use std::{io, process};
 
@@ -26,6 +28,10 @@ const LOST: i32 = 9;
 /// What a pager ends by, and is not started again (`SuccessExitStatus=`, `RestartPreventExitStatus=`).
 const END: Signal = Signal::SIGUSR1;
 const POLL: Duration = Duration::from_millis(50);
+/// How often a unit that goes before all others is let do so anew, and how many times: a minute's worth. What it does with
+/// its processors beyond that is its own affair, and others have theirs to do.
+const RENEW: Duration = Duration::from_secs(1);
+const RENEWED: usize = 60;
 /// How long a pager may take to start (`TimeoutStartSec=`).
 const START: Duration = Duration::from_secs(60);
 
@@ -166,8 +172,11 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         fillers: available_parallelism().map_or(1, Into::into),
         huge: huge::read(&images),
     };
-    let result = pager.run(&service);
-    no_more_haste(paths, unit);
+    let result = thread::scope(|scope| {
+        let (_running, ended) = mpsc::channel();
+        scope.spawn(move || keep_haste(&paths.weight(unit.as_str()), &ended));
+        pager.run(&service)
+    });
     match result {
         Ok(report) => tracing::info!(
             "{unit} has all its memory: {} MiB, {} faults were served first, {} huge pages, from {from}",
@@ -212,7 +221,17 @@ pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
     Ok(())
 }
 
-/// The restore has let `unit` go before all others, so that what waits for it waits for its memory alone.
+/// The restore has let a unit go before all others, as is noted at `weight`. That goes on until whoever holds the other end
+/// of `ended` lets go of it, so that a client waits for memory alone; systemd takes it back at the reload that a restore ends with.
+fn keep_haste(weight: &Path, ended: &Receiver<()>) {
+    let mut renewed = 0;
+    while renewed < RENEWED && ended.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
+        renewed += usize::from(Haste::renew(weight));
+    }
+    drop(Haste::noted(weight));
+}
+
+/// Ends it where a pager could not.
 fn no_more_haste(paths: &Paths, unit: &UnitName) {
     drop(Haste::noted(&paths.weight(unit.as_str())));
 }

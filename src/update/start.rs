@@ -121,11 +121,12 @@ impl<'a> Ahead<'a> {
 
     /// Starts what has nothing to wait for any more, and keeps the rest.
     fn hasten(&mut self) {
-        let names = self
-            .waiting
-            .iter()
-            .flat_map(|(unit, waits_for)| waits_for.iter().map(String::as_str).chain([unit.as_str()]));
-        let queued = match self.systemd.queued_of(&names.collect()) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let others = self.waiting.iter().flat_map(|(_, waits_for)| waits_for).map(String::as_str);
+        let names = self.waiting.iter().map(|(unit, _)| unit.as_str()).chain(others).collect();
+        let queued = match self.systemd.queued_of(&names) {
             Ok(queued) => queued,
             Err(e) => {
                 tracing::warn!("units start in their turn: {e:#}");
