@@ -138,7 +138,9 @@ fn pays(rounds: &[Round]) -> bool {
         [.., before, last] => {
             let rate = last.bytes as f64 / before.seconds();
             let bandwidth = last.bytes as f64 / last.seconds();
-            last.bytes > SMALL && rate < SHRINK * bandwidth
+            // Pages that are written again and again count once, however long the round before was: of those no fewer are left.
+            let fewer = (last.bytes as f64) < SHRINK * before.bytes as f64;
+            last.bytes > SMALL && fewer && rate < SHRINK * bandwidth
         }
     }
 }
@@ -168,5 +170,7 @@ mod tests {
         assert!((3..6).contains(&rounds) && left < 20.0 * MIB, "{rounds} rounds leave {left}");
         let (rounds, _) = simulate(1000.0 * MIB, 200.0 * MIB, 100.0 * MIB);
         assert_eq!(rounds, 2, "one that writes faster than anybody copies");
+        let round = |seconds: u64| Round { bytes: 256 << 20, usec: seconds * 1_000_000 };
+        assert!(!pays(&[round(15), round(10)]), "all of it is written in less time than a round takes");
     }
 }
