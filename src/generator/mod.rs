@@ -46,6 +46,7 @@ const ON_THE_WAY: [&str; 23] = [
     "nftables.service",
     "netfilter-persistent.service",
     "ufw.service",
+    // A sandbox that is built before its profiles is none.
     "apparmor.service",
 ];
 

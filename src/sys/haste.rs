@@ -13,7 +13,7 @@ const MOST: u32 = 10000;
 const TIMES: u32 = 100;
 
 /// A control group that goes before others as long as this lives. systemd is not asked to do it: it would keep the weight
-/// in a drop-in, and a reload does not take it back.
+/// in a drop-in beyond that. It does not know of this one, and at a reload may set the unit's own.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Haste {
     file: PathBuf,
@@ -31,22 +31,23 @@ impl Haste {
 
     /// The same; where this process does not end it, another can by what is written at `note`.
     pub fn with_note(cgroup: &Path, note: &Path) -> Option<Self> {
-        // A weight that was raised already is not the one to go back to.
-        drop(Self::noted(note));
         let mut haste = Self::read(cgroup)?;
         haste.note = Some(note.into());
+        // A weight that was raised already is not the one to go back to.
+        if let Some(earlier) = Self::noted(note) {
+            haste.before = earlier.before;
+            earlier.leave();
+        }
         atomic::write(note, &serde_json::to_vec(&haste).ok()?, 0o600).ok()?;
         haste.begin()
     }
 
-    /// What is written at `note`, taken over from whoever left it there.
-    pub fn noted(note: &Path) -> Option<Self> {
-        let mut haste: Self = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
-        haste.note = Some(note.into());
-        Some(haste)
+    /// Ends what another process has left, if there is anything noted at `note`.
+    pub fn end(note: &Path) {
+        drop(Self::noted(note));
     }
 
-    /// Raises the weight that is noted at `note` again: systemd takes it back at a reload. Is there one?
+    /// Raises the weight that is noted at `note` again, which a reload may have taken back. Is there one?
     pub fn renew(note: &Path) -> bool {
         Self::noted(note).and_then(Self::begin).map(Self::leave).is_some()
     }
@@ -54,6 +55,12 @@ impl Haste {
     /// Leaves it to whoever reads the note.
     pub fn leave(self) {
         std::mem::forget(self);
+    }
+
+    fn noted(note: &Path) -> Option<Self> {
+        let mut haste: Self = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
+        haste.note = Some(note.into());
+        Some(haste)
     }
 
     /// The weight of an idle group reads as 0: it stays idle.
@@ -116,7 +123,7 @@ mod tests {
         assert_eq!(weight(), "10000");
         fs::write(dir.path().join("cpu.weight"), "100").unwrap();
         assert!(Haste::renew(&note) && weight() == "10000");
-        drop(Haste::noted(&note).unwrap());
+        Haste::end(&note);
         assert_eq!((weight().as_str(), note.exists()), ("100", false));
         assert!(Haste::noted(&note).is_none() && !Haste::renew(&note));
     }

@@ -197,9 +197,13 @@ impl Systemd {
     /// # Errors
     /// What systemd says.
     pub fn activity(&self, unit: &str) -> Result<(String, bool)> {
-        let units: Vec<Unit> = self.manager("ListUnitsByNames", &(vec![unit],))?;
-        let listed = units.into_iter().next().with_context(|| format!("systemd does not know {unit}"))?;
+        let listed =
+            self.listed(vec![unit])?.into_iter().next().with_context(|| format!("systemd does not know {unit}"))?;
         Ok((listed.3, listed.7 != 0))
+    }
+
+    fn listed(&self, units: Vec<&str>) -> Result<Vec<Unit>> {
+        self.manager("ListUnitsByNames", &(units,))
     }
 
     /// Those of `units` that a job is queued for. Of a few, to be asked often: a boot has hundreds of jobs.
@@ -207,7 +211,7 @@ impl Systemd {
     /// # Errors
     /// When systemd does not answer.
     pub fn queued_of(&self, units: &HashSet<&str>) -> Result<HashSet<String>> {
-        let listed: Vec<Unit> = self.manager("ListUnitsByNames", &(Vec::from_iter(units),))?;
+        let listed = self.listed(units.iter().copied().collect())?;
         Ok(listed.into_iter().filter(|unit| unit.7 != 0).map(|unit| unit.0).collect())
     }
 

@@ -148,7 +148,7 @@ pub fn bring(paths: &Paths, unit: &UnitName) -> Result<()> {
         None if may_resume => Pager::listen(&images, socket::count_tasks(&images)?)?,
         // All of it was there when the last pager ended.
         None => {
-            no_more_haste(paths, unit);
+            Haste::end(&paths.weight(unit.as_str()));
             return Ok(notify(false, &[NotifyState::Ready]).map(drop)?);
         }
     };
@@ -203,7 +203,7 @@ pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
         tracing::warn!("the pager of {unit} is there again");
         return Ok(());
     }
-    no_more_haste(paths, unit);
+    Haste::end(&paths.weight(unit.as_str()));
     let record = Record::load(&paths.record())?;
     let waiting = record.as_ref().and_then(|r| r.units.get(unit));
     let status = systemd.status(unit.as_str())?;
@@ -222,18 +222,13 @@ pub fn lost(paths: &Paths, unit: &UnitName) -> Result<()> {
 }
 
 /// The restore has let a unit go before all others, as is noted at `weight`. That goes on until whoever holds the other end
-/// of `ended` lets go of it, so that a client waits for memory alone; systemd takes it back at the reload that a restore ends with.
+/// of `ended` lets go of it, so that a client waits for memory alone; a restore ends with a reload.
 fn keep_haste(weight: &Path, ended: &Receiver<()>) {
     let mut renewed = 0;
     while renewed < RENEWED && ended.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
         renewed += usize::from(Haste::renew(weight));
     }
-    drop(Haste::noted(weight));
-}
-
-/// Ends it where a pager could not.
-fn no_more_haste(paths: &Paths, unit: &UnitName) {
-    drop(Haste::noted(&paths.weight(unit.as_str())));
+    Haste::end(weight);
 }
 
 /// The control group of `unit`; the one that it had `before`, where PID 1 does not tell.

@@ -26,7 +26,7 @@ use crate::{criu, faults, kernel, watchdog};
 /// How long PID 1 may take to see that units have other main processes: it may be reading all units again.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(180);
 /// It goes before others during a restore: what the boot makes of directories waits for it, and what tasks write does.
-const JOURNAL: &str = "systemd-journald.service";
+pub const JOURNAL: &str = "systemd-journald.service";
 
 /// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
@@ -88,11 +88,6 @@ pub fn complete(paths: &Paths, systemd: &Systemd, mut record: Record) -> Result<
     let resumed = restore_all::found(systemd, &mut record);
     record.save(&paths.record())?;
     finish(paths, systemd, record, resumed)
-}
-
-/// Ends what a restore that was killed could not.
-pub fn no_more_haste(paths: &Paths) {
-    drop(Haste::noted(&paths.weight(JOURNAL)));
 }
 
 /// What follows once tasks run.

@@ -65,10 +65,8 @@ impl Placeholder {
     ) -> Result<Self> {
         let (mut haste, mut asked, mut again) = (None, None::<Instant>, false);
         loop {
-            // Four threads and more look, often, for what is not there yet.
-            let there = before.dir().exists();
-            haste = haste.or_else(|| there.then(|| Haste::with_note(before.dir(), weight))?);
-            if !(there && stands_in(before.dir())) && asked.is_some_and(|at| at.elapsed() < ASK) {
+            haste = haste.or_else(|| Haste::with_note(before.dir(), weight));
+            if !stands_in(before.dir()) && asked.is_some_and(|at| at.elapsed() < ASK) {
                 std::thread::sleep(POLL);
                 continue;
             }

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::net;
 use crate::paths::Paths;
+use crate::sys::haste::Haste;
 use crate::systemd::Systemd;
 
 /// How long whoever assesses may hold the lock (`TimeoutStartSec=` of kup-assess.service).
@@ -29,7 +30,8 @@ const POLL: Duration = Duration::from_millis(500);
 /// When the record cannot be read or written, or the way back cannot be begun.
 pub fn run(paths: &Paths) -> Result<()> {
     let lock = Lock::wait(&paths.lock(), ASSESSED_WITHIN)?;
-    restore::no_more_haste(paths);
+    // A restore that was killed could not.
+    Haste::end(&paths.weight(restore::JOURNAL));
     let Some(mut record) = Record::load(&paths.record()).or_else(|e| unreadable(paths, e))? else { return Ok(()) };
     if record.state().is_final() && record.wiped {
         return Ok(());
