@@ -26,6 +26,16 @@ impl Freezer {
         Self { dir: Path::new(ROOT).join(cgroup.strip_prefix(ROOT).or(cgroup.strip_prefix("/")).unwrap_or(cgroup)) }
     }
 
+    /// The one that we are in.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn ours() -> io::Result<Self> {
+        let ours = fs::read_to_string("/proc/self/cgroup")?;
+        // "0::/system.slice/kup-restore.service" (cgroups(7), version 2 has the one line).
+        Ok(Self::of(ours.trim().rsplit("::").next().unwrap_or_default()))
+    }
+
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -82,10 +92,7 @@ impl Freezer {
 /// # Errors
 /// When the process is gone.
 pub fn join_ours(pid: i32) -> io::Result<()> {
-    let ours = fs::read_to_string("/proc/self/cgroup")?;
-    // "0::/system.slice/kup-restore.service" (cgroups(7), version 2 has the one line).
-    let ours = ours.trim().rsplit("::").next().unwrap_or_default().to_string();
-    Freezer::of(ours).write("cgroup.procs", &pid.to_string())
+    Freezer::ours()?.write("cgroup.procs", &pid.to_string())
 }
 
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -9,8 +9,16 @@ use super::atomic;
 
 /// The most that the kernel takes.
 const MOST: u32 = 10000;
-/// Groups have a weight of 100 where nobody said otherwise: those get the most. Others keep their ratio to them.
-const TIMES: u32 = 100;
+/// What groups have where nobody said otherwise.
+const ORDINARY: u32 = 100;
+/// Those get the most; others keep their ratio to them.
+const TIMES: u32 = MOST / ORDINARY;
+
+/// The group at `cgroup`, whose unit began with more, is like any other from here on.
+pub fn forgo(cgroup: &Path) {
+    // Where nobody has its processors shared by weight it is so already.
+    let _ = fs::write(cgroup.join("cpu.weight"), ORDINARY.to_string());
+}
 
 /// A control group that goes before others as long as this lives. systemd is not asked to do it: it would keep the weight
 /// in a drop-in beyond that. It does not know of this one, and at a reload may set the unit's own.

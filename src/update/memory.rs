@@ -28,10 +28,10 @@ const LOST: i32 = 9;
 /// What a pager ends by, and is not started again (`SuccessExitStatus=`, `RestartPreventExitStatus=`).
 const END: Signal = Signal::SIGUSR1;
 const POLL: Duration = Duration::from_millis(50);
-/// How often a unit that goes before all others is let do so anew, and how many times: a minute's worth. What it does with
-/// its processors beyond that is its own affair, and others have theirs to do.
+/// How often a unit that goes before all others is let do so anew, and how many times. What it does with its processors
+/// beyond that is its own affair, and others have theirs to do.
 const RENEW: Duration = Duration::from_secs(1);
-const RENEWED: usize = 60;
+const RENEWED: usize = 30;
 /// How long a pager may take to start (`TimeoutStartSec=`).
 const START: Duration = Duration::from_secs(60);
 

@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod fall_back;
 pub(crate) mod history;
 mod huge;
+mod hurry;
 mod id;
 mod lock;
 mod manifest;

@@ -1,6 +1,5 @@
 //! After the switch: bring every unit back in the new boot, or, where that came to nothing, in the old kernel's.
 
-use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::time::{ClockId, clock_gettime};
 
+use super::hurry::Hurry;
 use super::network::Network;
 use super::restore_all::{self, RestoreAll, Resumed};
 use super::restore_unit::is_placeholder;
@@ -17,7 +17,6 @@ use super::{
 };
 use crate::config::Settings;
 use crate::paths::Paths;
-use crate::sys::haste::Haste;
 use crate::sys::trust;
 use crate::systemd::Systemd;
 use crate::unit::{Fallback, UnitName};
@@ -25,8 +24,6 @@ use crate::{criu, faults, kernel, watchdog};
 
 /// How long PID 1 may take to see that units have other main processes: it may be reading all units again.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(180);
-/// It goes before others during a restore: what the boot makes of directories waits for it, and what tasks write does.
-pub const JOURNAL: &str = "systemd-journald.service";
 
 /// Restores every unit of the update that led to this boot. `kup-restore.service` runs it.
 ///
@@ -52,12 +49,13 @@ pub fn run(paths: &Paths) -> Result<()> {
     // A reverse update is a way back as well: there is nowhere else to go.
     let last_chance = back || record.reverses.is_some();
     let units = resumable(&record);
+    let hurry = Hurry::begin(paths);
     let resumed = thread::scope(|scope| {
-        let (_enough, wanted) = mpsc::channel::<()>();
-        let _journal =
-            Haste::with_note(&Path::new("/sys/fs/cgroup/system.slice").join(JOURNAL), &paths.weight(JOURNAL));
-        let systemd = &systemd;
-        scope.spawn(move || start::start_all(systemd, &units, &wanted));
+        let ((_enough, wanted), (_going_on, ended)) = (mpsc::channel::<()>(), mpsc::channel::<()>());
+        let _journal = hurry.journal();
+        let (systemd, units, hurry) = (&systemd, &units, &hurry);
+        scope.spawn(move || hurry.end_in_time(units, &ended));
+        scope.spawn(move || start::start_all(systemd, units, &wanted));
         let warm = scope.spawn(criu::warm);
         unlock_images(paths, &mut record, last_chance)?;
         verify_images(paths, systemd, &mut record);
@@ -69,7 +67,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         });
         // Whatever came of it: CRIU finds out for itself what it does not know.
         let _ = warm.join();
-        let resumed = RestoreAll::new(paths, systemd, &settings, &network, last_chance).run(&mut record)?;
+        let resumed = RestoreAll::new(paths, systemd, &settings, &network, hurry, last_chance).run(&mut record)?;
         record.end(phase);
         record.end_at(waiting, there.join().unwrap_or_else(|_| now_usec()));
         Ok::<_, anyhow::Error>(resumed)

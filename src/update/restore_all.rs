@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::hurry::Hurry;
 use super::meeting::{Chair, Seat};
 use super::network::Network;
 use super::restore_unit::Placeholder;
@@ -32,6 +33,7 @@ pub struct RestoreAll<'a> {
     systemd: &'a Systemd,
     timeout: Duration,
     network: &'a Network,
+    hurry: &'a Hurry<'a>,
     /// Is this the last chance of the images?
     last_chance: bool,
 }
@@ -43,10 +45,11 @@ impl<'a> RestoreAll<'a> {
         systemd: &'a Systemd,
         settings: &Settings,
         network: &'a Network,
+        hurry: &'a Hurry<'a>,
         last_chance: bool,
     ) -> Self {
         let seconds = settings.address_timeout_sec + settings.restore_timeout_sec;
-        Self { paths, systemd, timeout: Duration::from_secs(seconds), network, last_chance }
+        Self { paths, systemd, timeout: Duration::from_secs(seconds), network, hurry, last_chance }
     }
 
     /// Restores all units at the same time, up to the point before their tasks run; then writes down that they run, and
@@ -147,8 +150,8 @@ impl<'a> RestoreAll<'a> {
         deadline: Instant,
     ) -> Option<Resumed> {
         let result = (|| {
-            let (before, weight) = (Freezer::of(&unit.cgroup), self.paths.weight(name.as_str()));
-            let placeholder = Placeholder::wait(self.systemd, name, &before, &weight, deadline)?;
+            let before = Freezer::of(&unit.cgroup);
+            let placeholder = Placeholder::wait(self.systemd, name, &before, self.hurry, deadline)?;
             let begun = now_usec();
             start::wait_for_directories(self.systemd, deadline)?;
             memory::listen(self.systemd, name, self.timeout)?;

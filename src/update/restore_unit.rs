@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc::{O_CREAT, O_EXCL, O_TRUNC};
 
+use super::hurry::Hurry;
 use super::{ExternalFile, UnitRecord, carry};
 use crate::criu::{self, Restore};
 use crate::sys::freezer::Freezer;
@@ -51,8 +52,8 @@ pub struct Placeholder {
 impl Placeholder {
     /// Waits until systemd has built the sandbox and the placeholder pauses in it, most likely in the control group that
     /// the unit had before. Where that came to nothing systemd tries again, in the unit's turn: it may have been started
-    /// before something was there that it needs. From when it has a control group it goes before all others, which is noted
-    /// at `weight`.
+    /// before something was there that it needs. From when it has a control group it goes before all others, as long as
+    /// there is `hurry`.
     ///
     /// # Errors
     /// When the unit failed, or it is not there by `deadline`.
@@ -60,12 +61,12 @@ impl Placeholder {
         systemd: &Systemd,
         unit: &UnitName,
         before: &Freezer,
-        weight: &Path,
+        hurry: &Hurry,
         deadline: Instant,
     ) -> Result<Self> {
         let (mut haste, mut asked, mut again) = (None, None::<Instant>, false);
         loop {
-            haste = haste.or_else(|| Haste::with_note(before.dir(), weight));
+            haste = haste.or_else(|| hurry.of(before.dir(), unit.as_str()));
             if !stands_in(before.dir()) && asked.is_some_and(|at| at.elapsed() < ASK) {
                 std::thread::sleep(POLL);
                 continue;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{
-    Event, Lock, Record, RecordError, State, ThisBoot, UnitState, arm, bless, fall_back, memory, restore, trial, undo,
+    Event, Lock, Record, RecordError, State, ThisBoot, UnitState, arm, bless, fall_back, hurry, memory, restore, trial,
+    undo,
 };
 use crate::net;
 use crate::paths::Paths;
@@ -31,7 +32,7 @@ const POLL: Duration = Duration::from_millis(500);
 pub fn run(paths: &Paths) -> Result<()> {
     let lock = Lock::wait(&paths.lock(), ASSESSED_WITHIN)?;
     // A restore that was killed could not.
-    Haste::end(&paths.weight(restore::JOURNAL));
+    Haste::end(&paths.weight(hurry::JOURNAL));
     let Some(mut record) = Record::load(&paths.record()).or_else(|e| unreadable(paths, e))? else { return Ok(()) };
     if record.state().is_final() && record.wiped {
         return Ok(());

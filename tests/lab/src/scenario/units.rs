@@ -125,7 +125,8 @@ impl Row {
 
     fn text(&self) -> String {
         let (name, kind) = (self.name(), self.kind);
-        let mut text = format!("[Service]\nType={kind}\nRestart=on-failure\n");
+        let mark = if self.sandbox == "not-restarted" { "" } else { "[X-KUP]\nKUPPreserve=yes\n" };
+        let mut text = format!("{mark}[Service]\nType={kind}\nRestart=on-failure\n");
         let program = "/usr/local/bin/lab-unit";
         if kind == "forking" {
             let how = if self.sandbox == "same-session" { "forking-same-session" } else { "forking" };
@@ -188,7 +189,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-/// Installs, marks and starts all units.
+/// Installs and starts all units.
 fn start(ctx: &mut Ctx) -> Result<()> {
     ctx.step(&format!("starting {} units", TABLE.len()));
     ctx.vm.ssh(&format!("kup release {}; useradd --system lab-unit", UNITS.join(" ")))?;
@@ -196,13 +197,14 @@ fn start(ctx: &mut Ctx) -> Result<()> {
     for row in TABLE {
         ctx.vm.put_bytes(row.text().as_bytes(), &row.file())?;
     }
+    // All but one have their mark from their author.
     let (late, all): (Vec<&Row>, Vec<&Row>) = TABLE.iter().partition(|row| row.sandbox == "not-restarted");
     let names = |rows: &[&Row]| rows.iter().map(|row| row.unit()).collect::<Vec<_>>().join(" ");
     ctx.vm.put_bytes(BETWEEN.as_bytes(), "/etc/systemd/system/lab-between.service")?;
     ctx.vm
         .ssh("chmod 755 /usr/local/bin/lab-unit && systemctl daemon-reload && systemctl enable lab-between.service")?;
     ctx.vm.ssh(&format!("systemctl start {}", names(&late)))?;
-    ctx.vm.ssh(&format!("kup preserve {} {}", names(&all), names(&late)))?;
+    ctx.vm.ssh(&format!("kup preserve {}", names(&late)))?;
     ctx.vm.ssh(&format!("systemctl start {}", names(&all)))?;
     let hardened: Vec<_> = TABLE.iter().filter(|row| row.sandbox == "hardened").map(Row::unit).collect();
     ctx.vm.ssh(&format!("systemd-analyze security --no-pager --threshold=20 {}", hardened.join(" "))).map(drop)
