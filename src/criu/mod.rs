@@ -31,7 +31,7 @@ pub const DUMP_LOG: &str = "dump.log";
 pub const RESTORE_LOG: &str = "restore.log";
 
 /// What CRIU asks about sockets and network devices with.
-const MODULES: [&str; 9] =
+pub const MODULES: [&str; 9] =
     ["unix_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag", "af_packet_diag", "inet_diag", "tun", "veth"];
 
 /// The installed CRIU; `None` where there is none.

@@ -49,6 +49,11 @@ impl Output {
         self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[{section}]\nCPUWeight=10000\n"))
     }
 
+    /// Whoever starts `unit` starts `others`.
+    pub(super) fn wants(&self, unit: &str, others: &[&str]) -> io::Result<()> {
+        self.dropin(unit, "50-kup-wants.conf", &format!("{HEADER}[Unit]\nWants={}\n", others.join(" ")))
+    }
+
     /// Orders `unit` after `other`.
     pub(super) fn after(&self, unit: &str, other: &str) -> io::Result<()> {
         self.dropin(unit, "50-kup-after.conf", &format!("{HEADER}[Unit]\nAfter={other}\n"))

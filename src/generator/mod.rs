@@ -139,7 +139,10 @@ fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
     for unit in ON_THE_WAY {
         out.first(unit)?;
     }
-    for (unit, _) in record.units.iter().filter(|(_, r)| r.state.may_resume()) {
+    let units = || record.units.iter().filter(|(_, r)| r.state.may_resume()).map(|(unit, _)| unit);
+    // Not all of them are enabled. To start one behind the others would have systemd go through all that it needs again.
+    out.wants("kup-restore.service", &units().map(|unit| unit.as_str()).collect::<Vec<_>>())?;
+    for unit in units() {
         let file = unit::load(paths, unit).ok();
         let dropins = file.iter().flat_map(|f| &f.dropins).filter_map(|p| p.file_name()?.to_str());
         let name = emit::last_name(GENERATED[1], dropins);

@@ -13,7 +13,7 @@ use crate::{paths, sh};
 const PARTS: &[&str] = &["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "dbus", "docs", "packaging", "units"];
 
 /// The package's programs.
-const PROGRAMS: &[&str] = &["kup", "kupd", "kup-worker", "kup-generator", "kup-placeholder"];
+const PROGRAMS: &[&str] = &["kup", "kupd", "kup-worker", "kup-generator", "kup-placeholder", "kup-init"];
 
 /// A release binary of this workspace.
 pub fn binary(name: &str) -> PathBuf {

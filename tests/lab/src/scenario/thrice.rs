@@ -1,4 +1,5 @@
-//! Three updates in a row with the same processes all the way: what one update leaves must not spoil the next.
+//! Three updates in a row with the same processes all the way: what one update leaves must not spoil the next. Each begins
+//! with another initrd.
 
 use anyhow::{Result, ensure};
 
@@ -21,17 +22,32 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 
+/// What an administrator has run in each initrd of initramfs-tools.
+const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit\necho '<6>lab: script of an initrd' >/dev/kmsg\n";
+const SCRIPT_PATH: &str = "/etc/initramfs-tools/scripts/init-premount/lab";
+
+/// What the target begins with.
+#[derive(Debug, Clone, Copy)]
+enum Initrd {
+    /// kup's own, which the machine has if nobody says anything.
+    Own,
+    /// The one that initramfs-tools make for it.
+    Made,
+    /// The distribution's.
+    Stock,
+}
+
 fn run(ctx: &mut Ctx) -> Result<()> {
-    // The other scenarios begin with a small initrd.
-    guest::settings(&ctx.vm, "initrd", "Initrd = \"stock\"\n")?;
     let services = fill(ctx, KEYS)?;
     let before = observe(ctx)?;
     let clients = Clients::connect(ctx, KEYS)?;
     let (old, new) = (ctx.about().old_kernel.clone(), ctx.about().new_kernel.clone());
-    for target in [&new, &old, &new] {
+    for (target, initrd) in [(&new, Initrd::Own), (&old, Initrd::Made), (&new, Initrd::Stock)] {
+        initrd.prepare(ctx)?;
         let record = guest::update(ctx, &format!("--target {target}"))?;
         guest::expect_done(&record, &UNITS)?;
         ctx.expect_kernel(target)?;
+        initrd.expect(ctx)?;
         ctx.vm.peer().enter(testserver::check)??;
         let default = ctx.vm.ssh("kup status --json")?;
         ensure!(default.contains(target.as_str()), "kup status does not name {target}: {default}");
@@ -39,4 +55,29 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     clients.finish(ctx)?;
     expect_same(ctx, &services, &before)?;
     verify(ctx, KEYS)
+}
+
+impl Initrd {
+    fn prepare(self, ctx: &mut Ctx) -> Result<()> {
+        match self {
+            Self::Own => Ok(()),
+            Self::Made => {
+                ctx.vm.put_bytes(SCRIPT.as_bytes(), SCRIPT_PATH)?;
+                ctx.vm.ssh(&format!("chmod 755 {SCRIPT_PATH}")).map(drop)
+            }
+            Self::Stock => guest::settings(&ctx.vm, "initrd", "Initrd = \"stock\"\n"),
+        }
+    }
+
+    fn expect(self, ctx: &mut Ctx) -> Result<()> {
+        let said = ctx.vm.ssh("journalctl -b -k -o cat")?;
+        let expected = match self {
+            Self::Own => (true, false),
+            Self::Made => (false, true),
+            Self::Stock => (false, false),
+        };
+        let found = (said.contains("kup-init: the root file system is on"), said.contains("lab: script of an initrd"));
+        ensure!(found == expected, "{self:?}: kup-init and the script were {found:?}, not {expected:?}");
+        Ok(())
+    }
 }

@@ -1,0 +1,154 @@
+//! The root file system: on what it is, and how its device is found again.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::inspect::Mounts;
+use crate::paths::Paths;
+
+/// File systems that lie on one device: name, place of the magic number, the number, place of the UUID (ext4's super.rst in
+/// the kernel's documentation, fs/xfs/libxfs/xfs_format.h).
+const KNOWN: [(&str, u64, &[u8], u64); 2] = [("ext4", 0x438, &[0x53, 0xef], 0x468), ("xfs", 0, b"XFSB", 32)];
+
+/// How it is found, and mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// As mount(2) takes it.
+    pub kind: String,
+    /// Bytes of its device, and where they are: no other device has all of them.
+    pub signature: Vec<(u64, Vec<u8>)>,
+}
+
+impl Root {
+    /// This machine's, and the directory of its device in /sys.
+    ///
+    /// # Errors
+    /// Why it is none that is found by that alone.
+    pub fn of_this_machine(paths: &Paths) -> Result<(Self, PathBuf)> {
+        let mounts = Mounts::parse(&fs::read_to_string(paths.at("/proc/self/mountinfo"))?);
+        let root = mounts.of_path(Path::new("/")).context("nothing is mounted on /")?;
+        ensure!(mounts.0.values().all(|mount| mount.point != Path::new("/usr")), "/usr is a file system of its own");
+        ensure!(root.root == Path::new("/"), "/ is a part of a file system");
+        let Some(&(kind, magic_at, magic, uuid_at)) = KNOWN.iter().find(|(kind, ..)| *kind == root.fs_type) else {
+            bail!("the root file system is {}", root.fs_type);
+        };
+        let sysfs = fs::canonicalize(paths.at("/sys/dev/block").join(&root.device))
+            .with_context(|| format!("/ is on no device: {}", root.device))?;
+        ensure!(
+            !sysfs.starts_with(paths.at("/sys/devices/virtual")),
+            "the root file system's device is made of others"
+        );
+        let name = sysfs.file_name().and_then(|name| name.to_str()).context("its device has no name")?;
+        let mut uuid = vec![0; 16];
+        File::open(paths.at(node(name)))
+            .and_then(|device| device.read_exact_at(&mut uuid, uuid_at))
+            .context("the root file system's device cannot be read")?;
+        let root = Self { kind: kind.into(), signature: vec![(magic_at, magic.to_vec()), (uuid_at, uuid)] };
+        let found = root.find(paths)?;
+        ensure!(found == [name], "the root file system may be on any of these: {}", found.join(", "));
+        Ok((root, sysfs))
+    }
+
+    /// Names of all devices that have its signature.
+    ///
+    /// # Errors
+    /// When the kernel does not tell which there are.
+    pub fn find(&self, paths: &Paths) -> io::Result<Vec<String>> {
+        let class = paths.at("/sys/class/block");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&class)?.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            // Drives without a medium.
+            let size = fs::read_to_string(class.join(&name).join("size")).unwrap_or_default();
+            if size.trim() != "0" && self.is_on(&paths.at(node(&name))).unwrap_or(false) {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    fn is_on(&self, device: &Path) -> io::Result<bool> {
+        let device = File::open(device)?;
+        for (at, bytes) in &self.signature {
+            let mut there = vec![0; bytes.len()];
+            device.read_exact_at(&mut there, *at)?;
+            if there != *bytes {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What devtmpfs calls the device that sysfs calls `name`.
+pub fn node(name: &str) -> PathBuf {
+    Path::new("/dev").join(name.replace('!', "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine with the root file system on vda1 beside other devices.
+    fn machine(root: &str, devices: &[(&str, u8)]) -> (tempfile::TempDir, Paths) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let put = |path: &str, bytes: &[u8]| {
+            let path = paths.at(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        };
+        put("/proc/self/mountinfo", format!("24 1 254:1 / / rw - {root} /dev/vda1 rw\n").as_bytes());
+        for (name, uuid) in devices {
+            let mut content = vec![0; 4096];
+            content[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
+            content[0x468..0x478].fill(*uuid);
+            put(&format!("/dev/{name}"), &content);
+            put(&format!("/sys/class/block/{name}/size"), b"8\n");
+        }
+        put("/sys/class/block/sr0/size", b"0\n");
+        fs::create_dir_all(paths.at("/sys/devices/pci0/virtio0/block/vda/vda1")).unwrap();
+        fs::create_dir_all(paths.at("/sys/dev/block")).unwrap();
+        std::os::unix::fs::symlink("../../devices/pci0/virtio0/block/vda/vda1", paths.at("/sys/dev/block/254:1"))
+            .unwrap();
+        (dir, paths)
+    }
+
+    #[test]
+    fn found_by_what_is_on_it() {
+        let (_dir, paths) = machine("ext4", &[("vda1", 1), ("vdb1", 2)]);
+        let (root, sysfs) = Root::of_this_machine(&paths).unwrap();
+        assert!(sysfs.ends_with("vda/vda1"));
+        assert_eq!(root.kind, "ext4");
+        let read: Root = serde_json::from_slice(&serde_json::to_vec(&root).unwrap()).unwrap();
+        assert_eq!(read.find(&paths).unwrap(), ["vda1"]);
+        // Devices may have other names there.
+        fs::rename(paths.at("/dev/vda1"), paths.at("/dev/sda1")).unwrap();
+        fs::rename(paths.at("/sys/class/block/vda1"), paths.at("/sys/class/block/sda1")).unwrap();
+        assert_eq!(read.find(&paths).unwrap(), ["sda1"]);
+    }
+
+    #[test]
+    fn refused_where_more_is_needed() {
+        let why = |root: &str, devices: &[(&str, u8)]| {
+            let (_dir, paths) = machine(root, devices);
+            format!("{:#}", Root::of_this_machine(&paths).unwrap_err())
+        };
+        assert!(why("btrfs", &[]).contains("btrfs"));
+        assert!(why("ext4", &[("vda1", 1), ("vdb1", 1)]).contains("vd"), "a copy of it is there as well");
+        let (_dir, paths) = machine("ext4", &[("vda1", 1)]);
+        let mounts = "24 1 254:1 / / rw - ext4 /dev/vda1 rw\n25 24 254:2 / /usr rw - ext4 /dev/vda2 rw\n";
+        fs::write(paths.at("/proc/self/mountinfo"), mounts).unwrap();
+        assert!(Root::of_this_machine(&paths).unwrap_err().to_string().contains("/usr"));
+    }
+
+    #[test]
+    fn names_with_slashes() {
+        assert_eq!(node("cciss!c0d0p1"), Path::new("/dev/cciss/c0d0p1"));
+    }
+}
