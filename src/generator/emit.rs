@@ -44,6 +44,7 @@ impl Output {
         let section = match unit.rsplit_once('.') {
             Some((_, "mount")) => "Mount",
             Some((_, "slice")) => "Slice",
+            Some((_, "scope")) => "Scope",
             _ => "Service",
         };
         self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[{section}]\nCPUWeight=10000\n"))

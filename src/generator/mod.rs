@@ -20,7 +20,9 @@ use emit::Output;
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
 /// What a restore waits for in the boot; each ends with its work.
-const ON_THE_WAY: [&str; 23] = [
+const ON_THE_WAY: [&str; 24] = [
+    // PID 1, which has the most to do of all, counts as much as all services together else.
+    "init.scope",
     "kmod-static-nodes.service",
     "systemd-modules-load.service",
     "systemd-remount-fs.service",
@@ -133,6 +135,7 @@ fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
     if record.handover.is_some() {
         // Encrypted images are opened first, which takes udev.
         out.after("kup-netlock.service", "systemd-udevd.service")?;
+        out.after("kup-restore.service", "kup-netlock.service tpm2.target")?;
     }
     out.link("sysinit.target.wants", "kup-links.service")?;
     out.link(WANTS, "kup-restore.service")?;

@@ -136,7 +136,7 @@ fn behind(
 }
 
 /// Of what a unit is ordered after, what its sandbox or its tasks may miss. systemd's own services are for the whole
-/// machine; kup-restore.service is ordered after those that count.
+/// machine; a restore waits for those that count before it starts anything.
 fn is_awaited(unit: &str) -> bool {
     let ours = unit.starts_with("systemd-") || unit.starts_with("kup-");
     is_mount(unit) || (!ours && [".service", ".socket", ".device"].iter().any(|kind| unit.ends_with(kind)))

@@ -1,7 +1,8 @@
 //! After the switch: bring every unit back in the new boot, or, where that came to nothing, in the old kernel's.
 
+use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -58,7 +59,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         scope.spawn(move || start::start_all(systemd, units, &wanted));
         let warm = scope.spawn(criu::warm);
         unlock_images(paths, &mut record, last_chance)?;
-        verify_images(paths, systemd, &mut record);
+        verify_images(scope, paths, systemd, &mut record);
         let (waiting, phase) = (record.begin("network"), record.begin("restore"));
         let network = Arc::new(Network::needed(paths, &record));
         let there = scope.spawn({
@@ -184,16 +185,22 @@ fn unlock_images(paths: &Paths, record: &mut Record, last_chance: bool) -> Resul
     Ok(())
 }
 
-/// A unit whose image is damaged has lost its memory, here and everywhere. Pagers start meanwhile: they take nothing for
-/// sound that they have not verified.
-fn verify_images(paths: &Paths, systemd: &Systemd, record: &mut Record) {
+/// A unit whose image is damaged has lost its memory, here and everywhere. Pagers start meanwhile, in `scope`: they take
+/// nothing for sound that they have not verified.
+fn verify_images<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    paths: &Paths,
+    systemd: &'scope Systemd,
+    record: &mut Record,
+) {
     let phase = record.begin("verify");
     let (images, top) = (paths.images(record.id.as_str()), paths.state_dir());
     let sound = |name: &UnitName, unit: &UnitRecord| {
         let manifest = unit.manifest.as_deref().context("its image was never sealed")?;
         manifest::verify(&images.join(name.as_str()), manifest)
     };
-    let lost: Vec<(UnitName, String)> = thread::scope(|scope| {
+    let mut pagers = HashMap::new();
+    let lost: Vec<(UnitName, String)> = thread::scope(|verifying| {
         let mut verdicts: Vec<(UnitName, Result<()>)> = Vec::new();
         let mut threads = Vec::new();
         for (name, unit) in record.units.iter().filter(|(_, u)| u.state.may_resume()) {
@@ -202,11 +209,10 @@ fn verify_images(paths: &Paths, systemd: &Systemd, record: &mut Record) {
                 verdicts.push((name.clone(), Err(e)));
                 continue;
             }
-            threads.push((name, scope.spawn(move || sound(name, unit))));
-            // PID 1 takes its time to answer. Whoever waits for the pager asks for it once more.
-            if let Err(e) = memory::begin(systemd, name) {
-                tracing::warn!("{name}: {e:#}");
-            }
+            threads.push((name, verifying.spawn(move || sound(name, unit))));
+            // PID 1 takes its time to answer.
+            let asked = name.clone();
+            pagers.insert(name.clone(), scope.spawn(move || begin_pager(systemd, &asked)));
         }
         // Meanwhile: the kernel takes a moment to make devices of what came over.
         let kept = ram::frames(paths, record).map(|frames| frames.is_some()).map_err(|e| format!("{e:#}"));
@@ -217,10 +223,18 @@ fn verify_images(paths: &Paths, systemd: &Systemd, record: &mut Record) {
         verdicts.into_iter().filter_map(|(name, verdict)| Some((name, format!("{:#}", verdict.err()?)))).collect()
     });
     for (name, reason) in lost {
+        let _ = pagers.remove(&name).map(ScopedJoinHandle::join);
         memory::stop(systemd, &name);
         lose(record, &name, reason);
     }
     record.end(phase);
+}
+
+/// Whoever waits for the pager asks for it once more.
+fn begin_pager(systemd: &Systemd, unit: &UnitName) {
+    if let Err(e) = memory::begin(systemd, unit) {
+        tracing::warn!("{unit}: {e:#}");
+    }
 }
 
 fn lose(record: &mut Record, name: &UnitName, reason: String) {

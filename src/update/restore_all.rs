@@ -153,7 +153,7 @@ impl<'a> RestoreAll<'a> {
             let before = Freezer::of(&unit.cgroup);
             let placeholder = Placeholder::wait(self.systemd, name, &before, self.hurry, deadline)?;
             let begun = now_usec();
-            start::wait_for_directories(self.systemd, deadline)?;
+            start::wait_for_tasks(self.systemd, deadline)?;
             memory::listen(self.systemd, name, self.timeout)?;
             if unit.inet {
                 self.network.pass();

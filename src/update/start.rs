@@ -14,10 +14,12 @@ const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(30);
 const SELDOM: Duration = Duration::from_secs(1);
 
-/// AppArmor's profiles: a sandbox that is built before them is none.
-const PROFILES: &str = "apparmor.service";
+/// What sandboxes are made of: profiles of AppArmor, without which they are none, mounts, the kernel's settings.
+const FOR_SANDBOXES: [&str; 3] = ["apparmor.service", "local-fs.target", "systemd-sysctl.service"];
 /// Makes and clears directories that all tasks share: sandboxes may be there before, tasks must not.
 const DIRECTORIES: &str = "systemd-tmpfiles-setup.service";
+/// The same holds for packets from peers.
+const LOCK: &str = "kup-netlock.service";
 
 /// Starts `units`. A unit need not be enabled: what ran before the switch runs after it. Those whose sandbox needs little
 /// of the boot do not wait for their turn in it; where that comes to nothing they have it still. Returns when there is
@@ -34,7 +36,7 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
             tracing::error!("{unit}: {e:#}");
         }
     }
-    while is_awaited(systemd, PROFILES) {
+    while is_any_awaited(systemd, &FOR_SANDBOXES) {
         if !pause() {
             return;
         }
@@ -48,7 +50,7 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
         Err(e) => tracing::warn!("what waits for units that are restored may be waited for: {e:#}"),
     }
     while !(ahead.waiting.is_empty() && late.is_empty()) && pause() {
-        if !late.is_empty() && !is_awaited(systemd, DIRECTORIES) {
+        if !late.is_empty() && !is_any_awaited(systemd, &[DIRECTORIES]) {
             // What was missing may be there now.
             for unit in late.drain(..) {
                 if let Err(why) = ahead.add(unit) {
@@ -61,21 +63,22 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
     }
 }
 
-/// Waits until what lies in directories that all tasks share is what this boot begins with.
+/// Waits until tasks may run: what lies in directories that all share is what this boot begins with, and nobody is told that
+/// a connection is gone.
 ///
 /// # Errors
 /// When that is not so by `deadline`.
-pub fn wait_for_directories(systemd: &Systemd, deadline: Instant) -> Result<()> {
-    while is_awaited(systemd, DIRECTORIES) {
-        ensure!(Instant::now() < deadline, "{DIRECTORIES} was not done in time");
+pub fn wait_for_tasks(systemd: &Systemd, deadline: Instant) -> Result<()> {
+    while is_any_awaited(systemd, &[DIRECTORIES, LOCK]) {
+        ensure!(Instant::now() < deadline, "{DIRECTORIES} and {LOCK} were not done in time");
         std::thread::sleep(POLL);
     }
     Ok(())
 }
 
-/// Has this boot still to get to `unit`? Where PID 1 does not tell, it may.
-fn is_awaited(systemd: &Systemd, unit: &str) -> bool {
-    systemd.activity(unit).map_or(true, |(_, queued)| queued)
+/// Has this boot still to get to one of `units`? Where PID 1 does not tell, it may.
+fn is_any_awaited(systemd: &Systemd, units: &[&str]) -> bool {
+    systemd.queued_of(&units.iter().copied().collect()).map_or(true, |queued| !queued.is_empty())
 }
 
 /// Units that start ahead of their turn, as soon as what each waits for is there.

@@ -2,10 +2,12 @@
 //! it, has others loaded from there, and goes on.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use lzma_rust2::XzReader;
+use ruzstd::decoding::StreamingDecoder;
 
 use super::archive::Archive;
 use super::depends::{self, Needed};
@@ -93,15 +95,18 @@ fn libraries(said: &str) -> Result<Vec<&str>> {
     Ok(paths)
 }
 
-/// A module's file, unpacked: the target may not be able to.
+/// A module's file, unpacked: the target may not be able to, and services would stand still for it.
 fn content(file: &Path) -> Result<Vec<u8>> {
-    let tool = match file.extension().and_then(|extension| extension.to_str()) {
-        Some("xz") => "xz",
-        Some("zst") => "zstd",
-        Some("gz") => "gzip",
-        _ => return fs::read(file).with_context(|| file.display().to_string()),
-    };
-    command::feed(Command::new(tool).arg("-dc").arg(file), &[])
+    let (name, packed) = (file.display(), fs::read(file).with_context(|| file.display().to_string())?);
+    let mut content = Vec::new();
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("ko") => return Ok(packed),
+        Some("xz") => XzReader::new(packed.as_slice(), true).read_to_end(&mut content),
+        Some("zst") => StreamingDecoder::new(packed.as_slice())?.read_to_end(&mut content),
+        _ => bail!("{name} is packed in a way of its own"),
+    }
+    .with_context(|| format!("{name} cannot be unpacked"))?;
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -115,6 +120,24 @@ mod tests {
         assert_eq!(libraries(said).unwrap(), ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
         assert!(libraries("\tlibx.so => not found\n\t/lib/ld.so (0x1)\n").is_err());
         assert!(libraries("\tstatically linked\n").is_err());
+    }
+
+    #[test]
+    fn modules_are_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        // printf module | xz --check=crc32 --lzma2=dict=1MiB; printf module | zstd
+        let xz = b"\xfd7zXZ\x00\x00\x01i\"\xde6\x02\x00!\x01\x10\x00\x00\x00\xa8p\x8e\x86\x01\x00\x05module\x00\x00\
+                   \x00(&$\x0c\x00\x01\x1a\x06\xc5\xea\xc8y\x90B\x99\r\x01\x00\x00\x00\x00\x01YZ";
+        let zst = b"(\xb5/\xfd\x04X1\x00\x00module]\x89\xa9\x8d";
+        for (name, packed) in [("a.ko", b"module".as_slice()), ("a.ko.xz", xz), ("a.ko.zst", zst)] {
+            let file = dir.path().join(name);
+            fs::write(&file, packed).unwrap();
+            assert_eq!(content(&file).unwrap(), b"module", "{name}");
+        }
+        let (broken, other) = (dir.path().join("b.ko.xz"), dir.path().join("b.ko.lz4"));
+        fs::write(&broken, &xz[..30]).unwrap();
+        fs::write(&other, "x").unwrap();
+        assert!(content(&broken).is_err() && content(&other).is_err());
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn expect_no_leftovers(ctx: &mut Ctx) -> Result<()> {
 
 /// What an update makes use of and must not leave, however it ends, and how one looks for it. What `kup check` knows and what
 /// was asked for stays in /run/kup; so does an encrypted device that a restored process still uses a file of, until it ends.
-const TRACES: [(&str, &str); 8] = [
+const TRACES: [(&str, &str); 9] = [
     ("drop-ins", "find /run/systemd -name '*kup-restore*' -o -name '*kup-checkpoint*' -o -name '*kup-*order*'"),
     ("images", "find /var/lib/kup/images -mindepth 1; findmnt -n /var/lib/kup/images"),
     ("network rules", "nft list tables | grep -i -e kup -e criu"),
@@ -58,6 +58,7 @@ const TRACES: [(&str, &str); 8] = [
         "ls -d /var/lib/kup/*.crypt /var/lib/kup/key.cred /var/lib/kup/.kup-sample /etc/kup/*.ballast /etc/kup/.*.new",
     ),
     ("weights of control groups", "find /run/kup/weights -type f"),
+    ("PID 1's weight", "grep -vx 100 /sys/fs/cgroup/init.scope/cpu.weight"),
     ("memory set aside", "ls -d /run/kup/memory* /run/kup/handover* /run/kup/initrd /run/kup/canary"),
     (
         "encrypted devices",
