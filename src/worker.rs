@@ -136,10 +136,16 @@ pub fn links(paths: &Paths) -> Result<()> {
 /// The same as [`to_restore`]. That this boot of the old kernel tries it is written down before anything that an ordinary boot
 /// does not do: a machine that goes down of it is not to come here again and again.
 fn note_try(paths: &Paths) -> Result<Option<Record>> {
+    let falls_back = |record: &Record| Ok::<_, anyhow::Error>(ThisBoot::look(paths, record)? == ThisBoot::FallBack);
+    let Some(record) = to_restore(paths)? else { return Ok(None) };
+    if !falls_back(&record)? {
+        // The restore may have begun, and holds the lock until its end.
+        return Ok(Some(record));
+    }
     let _lock = Lock::wait(&paths.lock(), Lock::MOMENT)?;
     let Some(mut record) = to_restore(paths)? else { return Ok(None) };
     let boot = kernel::boot_id(paths)?;
-    if ThisBoot::look(paths, &record)? == ThisBoot::FallBack && !record.fall_back_boots.contains(&boot) {
+    if falls_back(&record)? && !record.fall_back_boots.contains(&boot) {
         record.fall_back_boots.push(boot);
         record.save(&paths.record()).unwrap_or_else(|e| tracing::error!("this way back is not written down: {e}"));
     }

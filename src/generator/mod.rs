@@ -20,10 +20,11 @@ use emit::Output;
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
 /// What a restore waits for in the boot; each ends with its work.
-const ON_THE_WAY: [&str; 24] = [
+const ON_THE_WAY: [&str; 25] = [
     // PID 1, which has the most to do of all, counts as much as all services together else.
     "init.scope",
     "kmod-static-nodes.service",
+    "systemd-fsck-root.service",
     "systemd-modules-load.service",
     "systemd-remount-fs.service",
     "systemd-sysctl.service",
@@ -88,18 +89,19 @@ pub fn run(paths: &Paths, normal: &Path, soft_reboot: bool, log: &mut dyn FnMut(
         }
     };
     let boot_id = fs::read_to_string(paths.at("/proc/sys/kernel/random/boot_id")).unwrap_or_default();
-    match ThisBoot::of(&record, transaction.as_ref(), boot_id.trim()) {
+    let boot = ThisBoot::of(&record, transaction.as_ref(), boot_id.trim());
+    match boot {
         ThisBoot::Ordinary => Ok(()),
         ThisBoot::Restore | ThisBoot::FallBack if soft_reboot => out.link(WANTS, "kup-settle.service"),
         ThisBoot::Settle => out.link(WANTS, "kup-settle.service"),
         ThisBoot::Bless => bless(paths, &out, log),
         ThisBoot::Restore => {
-            restore(paths, &record, &out)?;
+            restore(paths, &record, boot, &out)?;
             bless(paths, &out, log)
         }
         ThisBoot::FallBack => {
             out.link("sysinit.target.wants", "kup-pid-floor.service")?;
-            restore(paths, &record, &out)
+            restore(paths, &record, boot, &out)
         }
     }
 }
@@ -130,12 +132,15 @@ fn bless(paths: &Paths, out: &Output, log: &mut dyn FnMut(&str)) -> io::Result<(
 }
 
 /// Every unit whose image may still be resumed gets a placeholder in its fresh sandbox.
-fn restore(paths: &Paths, record: &Record, out: &Output) -> io::Result<()> {
+fn restore(paths: &Paths, record: &Record, boot: ThisBoot, out: &Output) -> io::Result<()> {
     out.link("sysinit.target.wants", "kup-netlock.service")?;
     if record.handover.is_some() {
         // Encrypted images are opened first, which takes udev.
         out.after("kup-netlock.service", "systemd-udevd.service")?;
-        out.after("kup-restore.service", "kup-netlock.service tpm2.target")?;
+    }
+    if record.handover.is_some() || boot == ThisBoot::FallBack {
+        // It opens the images, and writes down that this boot is a way back.
+        out.after("kup-restore.service", "kup-netlock.service")?;
     }
     out.link("sysinit.target.wants", "kup-links.service")?;
     out.link(WANTS, "kup-restore.service")?;

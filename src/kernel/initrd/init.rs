@@ -34,6 +34,8 @@ pub const MOUNTS: [Mount; 3] = [
 ];
 /// The same for machines whose distribution's initrd mounts it as well; else systemd does, with other options.
 const RUN: Mount = ("/run", "tmpfs", HARMLESS, Some("size=10%,mode=0755"));
+/// Tells systemd-fsck-root.service(8) that there is nothing to do.
+const CHECKED: &str = "/run/initramfs/fsck-root";
 const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 /// How long a device may take to be there.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -63,12 +65,18 @@ pub fn run() -> Result<Infallible> {
     }
     let words = Words::of(&fs::read_to_string("/proc/cmdline")?);
     let device = wait_for(&plan.root)?;
+    // Before it is mounted: that changes what is written there.
+    let clean = !words.check && plan.root.is_clean(&device);
     mount(Some(&device), MOUNTED, Some(plan.root.kind.as_str()), words.flags(), words.options.as_deref())
         .with_context(|| format!("{} cannot be mounted", device.display()))?;
     tell(&format!("the root file system is on {}, found in {} ms", device.display(), begun.elapsed().as_millis()));
     if plan.run {
         let (on, kind, flags, options) = RUN;
         mount(Some(kind), &*format!("{MOUNTED}{on}"), Some(kind), flags, options).context(on)?;
+        if clean {
+            fs::create_dir_all(format!("{MOUNTED}/run/initramfs"))?;
+            fs::write(format!("{MOUNTED}{CHECKED}"), "")?;
+        }
     }
     enter(&plan.top)?;
     // Nobody waits for it here.
@@ -138,16 +146,20 @@ fn become_init(init: &str) -> Result<Infallible> {
 struct Words {
     init: String,
     writable: bool,
+    /// Is it to be checked whatever it says itself?
+    check: bool,
     options: Option<String>,
 }
 
 impl Words {
     fn of(line: &str) -> Self {
-        let mut words = Self { init: "/sbin/init".into(), writable: false, options: None };
+        let mut words = Self { init: "/sbin/init".into(), writable: false, check: false, options: None };
         for word in cmdline::split(line).into_iter().take_while(|word| *word != "--") {
             match word.split_once('=') {
                 None if word == "rw" => words.writable = true,
                 None if word == "ro" => words.writable = false,
+                None if word == "forcefsck" => words.check = true,
+                Some(("fsck.mode", mode)) => words.check = mode == "force",
                 Some(("init", path)) => words.init = path.into(),
                 Some(("rootflags", options)) => words.options = Some(options.trim_matches('"').into()),
                 _ => {}
@@ -173,8 +185,8 @@ mod tests {
     #[test]
     fn words_about_the_root_file_system() {
         let words = |line| Words::of(line);
-        assert_eq!(words("quiet"), Words { init: "/sbin/init".into(), writable: false, options: None });
-        let all = Words { init: "/bin/sh".into(), writable: true, options: Some("noatime,x=1".into()) };
-        assert_eq!(words("ro rootflags=noatime,x=1 rw init=/bin/sh -- ro"), all);
+        assert_eq!(words("quiet"), Words { init: "/sbin/init".into(), writable: false, check: false, options: None });
+        let all = Words { init: "/bin/sh".into(), writable: true, check: true, options: Some("noatime,x=1".into()) };
+        assert_eq!(words("ro rootflags=noatime,x=1 rw init=/bin/sh fsck.mode=force -- ro"), all);
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,11 @@ use crate::paths::Paths;
 /// File systems that lie on one device: name, place of the magic number, the number, place of the UUID (ext4's super.rst in
 /// the kernel's documentation, fs/xfs/libxfs/xfs_format.h).
 const KNOWN: [(&str, u64, &[u8], u64); 2] = [("ext4", 0x438, &[0x53, 0xef], 0x468), ("xfs", 0, b"XFSB", 32)];
+
+/// ext4's s_state without an error.
+const CLEAN: u16 = 1;
+/// ext4's s_feature_incompat where there is a journal to be replayed.
+const RECOVER: u32 = 4;
 
 /// How it is found, and mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +78,12 @@ impl Root {
         Ok(found)
     }
 
+    /// Does fsck(8) find nothing to do on `device`, where it lies? fsck.xfs(8) never does; e2fsck(8) looks at what is written
+    /// here, where nobody asks for more.
+    pub fn is_clean(&self, device: &Path) -> bool {
+        self.kind != "ext4" || is_clean_ext4(device).unwrap_or(false)
+    }
+
     fn is_on(&self, device: &Path) -> io::Result<bool> {
         let device = File::open(device)?;
         for (at, bytes) in &self.signature {
@@ -83,6 +95,21 @@ impl Root {
         }
         Ok(true)
     }
+}
+
+/// Unmounted in order, without errors and a journal to be replayed, and not checked too long ago (super.rst in the kernel's
+/// documentation of ext4).
+fn is_clean_ext4(device: &Path) -> io::Result<bool> {
+    let mut block = [0; 0x68];
+    File::open(device)?.read_exact_at(&mut block, 1024)?;
+    let short = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+    let long = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let (mounts, most, state) = (short(0x34), short(0x36) as i16, short(0x3a));
+    let (checked, interval, incompatible) = (long(0x40), long(0x44), long(0x60));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let often = most > 0 && i32::from(mounts) >= i32::from(most);
+    let long_ago = interval > 0 && now >= u64::from(checked) + u64::from(interval);
+    Ok(state == CLEAN && incompatible & RECOVER == 0 && !often && !long_ago)
 }
 
 /// What devtmpfs calls the device that sysfs calls `name`.
@@ -145,6 +172,30 @@ mod tests {
         let mounts = "24 1 254:1 / / rw - ext4 /dev/vda1 rw\n25 24 254:2 / /usr rw - ext4 /dev/vda2 rw\n";
         fs::write(paths.at("/proc/self/mountinfo"), mounts).unwrap();
         assert!(Root::of_this_machine(&paths).unwrap_err().to_string().contains("/usr"));
+    }
+
+    #[test]
+    fn what_fsck_has_nothing_to_do_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("vda1");
+        let root = |kind: &str| Root { kind: kind.into(), signature: Vec::new() };
+        let clean = |changes: &[(usize, &[u8])]| {
+            let mut content = vec![0; 4096];
+            content[0x43a] = 1;
+            content[0x436..0x438].copy_from_slice(&(-1_i16).to_le_bytes());
+            for (at, bytes) in changes {
+                content[*at..at + bytes.len()].copy_from_slice(bytes);
+            }
+            fs::write(&device, content).unwrap();
+            root("ext4").is_clean(&device)
+        };
+        assert!(clean(&[]) && clean(&[(0x436, &[30, 0]), (0x434, &[29, 0])]));
+        assert!(!clean(&[(0x43a, &[0])]), "not unmounted");
+        assert!(!clean(&[(0x43a, &[3])]), "errors");
+        assert!(!clean(&[(0x460, &[4])]), "a journal");
+        assert!(!clean(&[(0x436, &[30, 0]), (0x434, &[30, 0])]), "mounted often");
+        assert!(!clean(&[(0x444, &[0, 1, 0, 0])]), "checked long ago");
+        assert!(root("xfs").is_clean(&device) && !root("ext4").is_clean(&dir.path().join("none")));
     }
 
     #[test]
