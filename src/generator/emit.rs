@@ -50,14 +50,28 @@ impl Output {
         self.dropin(unit, "50-kup-first.conf", &format!("{HEADER}[{section}]\nCPUWeight=10000\n"))
     }
 
-    /// Whoever starts `unit` starts `others`.
-    pub(super) fn wants(&self, unit: &str, others: &[&str]) -> io::Result<()> {
-        self.dropin(unit, "50-kup-wants.conf", &format!("{HEADER}[Unit]\nWants={}\n", others.join(" ")))
+    /// Orders `unit` after `others`, if there are any.
+    pub(super) fn after<'a>(&self, unit: &str, others: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+        self.ordered("After", unit, "50-kup-after.conf", others)
     }
 
-    /// Orders `unit` after `other`.
-    pub(super) fn after(&self, unit: &str, other: &str) -> io::Result<()> {
-        self.dropin(unit, "50-kup-after.conf", &format!("{HEADER}[Unit]\nAfter={other}\n"))
+    /// Whoever starts `unit` starts `others`, if there are any.
+    pub(super) fn wants<'a>(&self, unit: &str, others: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+        self.ordered("Wants", unit, "50-kup-wants.conf", others)
+    }
+
+    fn ordered<'a>(
+        &self,
+        how: &str,
+        unit: &str,
+        name: &str,
+        others: impl IntoIterator<Item = &'a str>,
+    ) -> io::Result<()> {
+        let others: Vec<&str> = others.into_iter().collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        self.dropin(unit, name, &format!("{HEADER}[Unit]\n{how}={}\n", others.join(" ")))
     }
 
     /// `UNIT.d/NAME`. Plainly written: /run is empty at boot, and systemd reads it only after all generators are done.

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 
 use crate::config::Settings;
+use crate::inspect::host;
 use crate::kernel::cmdline;
 use crate::paths::Paths;
 use crate::unit::{self, GENERATED, Marked, UnitError};
@@ -83,7 +84,7 @@ pub fn run(paths: &Paths, normal: &Path, soft_reboot: bool, log: &mut dyn FnMut(
             // Nothing is restored from what cannot be read; settling tells and cleans up, before services go on without it.
             log(&e.to_string());
             for (unit, _) in &marked.units {
-                out.after(unit.name.as_str(), "kup-settle.service")?;
+                out.after(unit.name.as_str(), ["kup-settle.service"])?;
             }
             return out.link(WANTS, "kup-settle.service");
         }
@@ -134,14 +135,14 @@ fn bless(paths: &Paths, out: &Output, log: &mut dyn FnMut(&str)) -> io::Result<(
 /// Every unit whose image may still be resumed gets a placeholder in its fresh sandbox.
 fn restore(paths: &Paths, record: &Record, boot: ThisBoot, out: &Output) -> io::Result<()> {
     out.link("sysinit.target.wants", "kup-netlock.service")?;
-    if record.handover.is_some() {
-        // Encrypted images are opened first, which takes udev.
-        out.after("kup-netlock.service", "systemd-udevd.service")?;
-    }
-    if record.handover.is_some() || boot == ThisBoot::FallBack {
-        // It opens the images, and writes down that this boot is a way back.
-        out.after("kup-restore.service", "kup-netlock.service")?;
-    }
+    // An initrd of ours has mounted it for writing already.
+    let remounted = (!host::root_is_writable(paths)).then_some("systemd-remount-fs.service");
+    // Encrypted images are opened by netlock, which takes udev.
+    let encrypted = record.handover.as_ref().map(|_| "systemd-udevd.service");
+    out.after("kup-netlock.service", remounted.into_iter().chain(encrypted))?;
+    // It also writes down that this boot is a way back.
+    let locked = (encrypted.is_some() || boot == ThisBoot::FallBack).then_some("kup-netlock.service");
+    out.after("kup-restore.service", remounted.into_iter().chain(locked))?;
     out.link("sysinit.target.wants", "kup-links.service")?;
     out.link(WANTS, "kup-restore.service")?;
     for unit in ON_THE_WAY {
@@ -149,7 +150,7 @@ fn restore(paths: &Paths, record: &Record, boot: ThisBoot, out: &Output) -> io::
     }
     let units = || record.units.iter().filter(|(_, r)| r.state.may_resume()).map(|(unit, _)| unit);
     // Not all of them are enabled. To start one behind the others would have systemd go through all that it needs again.
-    out.wants("kup-restore.service", &units().map(|unit| unit.as_str()).collect::<Vec<_>>())?;
+    out.wants("kup-restore.service", units().map(|unit| unit.as_str()))?;
     for unit in units() {
         let file = unit::load(paths, unit).ok();
         let dropins = file.iter().flat_map(|f| &f.dropins).filter_map(|p| p.file_name()?.to_str());

@@ -26,6 +26,11 @@ pub fn mounts(paths: &Paths) -> Result<Mounts, InspectError> {
     Ok(Mounts::parse(&read_text(&paths.at("/proc/1/mountinfo"))?))
 }
 
+/// Can the root file system be written now?
+pub fn root_is_writable(paths: &Paths) -> bool {
+    mounts(paths).is_ok_and(|mounts| mounts.of_path(Path::new("/")).is_some_and(|root| !root.read_only))
+}
+
 /// Highest PID of the kernel threads that were there before the first program: the next kernel's threads get about the
 /// same ones, before anything can keep them from it.
 ///

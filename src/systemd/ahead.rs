@@ -48,6 +48,8 @@ const PATHS: [&str; 5] = ["ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths"
 const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
 /// What lies there is made anew in each boot, at some time.
 const VOLATILE: [&str; 4] = ["/run", "/var/run", "/tmp", "/dev/shm"];
+/// Behind all mounts of fstab(5); every unit comes after it, by way of others.
+const LOCAL: &str = "local-fs.target";
 /// What is mounted when somebody looks, and who looks in each boot.
 const BINFMT: (&str, &str) = ("proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service");
 /// Conditions that hold from the beginning of a boot or never.
@@ -84,8 +86,9 @@ impl Systemd {
         let mut waits_for: Vec<String> =
             after.iter().filter(|u| is_awaited(u) && !held.contains(*u)).cloned().collect();
         // What is mounted before a target that it is ordered after is there when its turn comes.
-        for target in after.iter().filter(|u| u.ends_with(".target")) {
-            let before = match targets.entry(target.clone()) {
+        let targets_of = after.iter().filter(|u| u.ends_with(".target"));
+        for target in targets_of.map(String::as_str).chain([LOCAL]) {
+            let before = match targets.entry(target.to_owned()) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(place) => place.insert(self.after(target)?),
             };

@@ -14,12 +14,13 @@ const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(30);
 const SELDOM: Duration = Duration::from_secs(1);
 
-/// What sandboxes are made of: profiles of AppArmor, without which they are none, mounts, the kernel's settings.
-const FOR_SANDBOXES: [&str; 3] = ["apparmor.service", "local-fs.target", "systemd-sysctl.service"];
+/// What all sandboxes are made of: profiles of AppArmor, without which they are none, a root file system as it will be, the
+/// kernel's settings.
+const FOR_SANDBOXES: [&str; 3] = ["apparmor.service", "systemd-remount-fs.service", "systemd-sysctl.service"];
 /// Makes and clears directories that all tasks share: sandboxes may be there before, tasks must not.
 const DIRECTORIES: &str = "systemd-tmpfiles-setup.service";
-/// The same holds for packets from peers.
-const LOCK: &str = "kup-netlock.service";
+/// What tasks rely on besides: devices are there by then, and packets from peers do not meet closed ports.
+const FOR_TASKS: [&str; 3] = [DIRECTORIES, "local-fs.target", "kup-netlock.service"];
 
 /// Starts `units`. A unit need not be enabled: what ran before the switch runs after it. Those whose sandbox needs little
 /// of the boot do not wait for their turn in it; where that comes to nothing they have it still. Returns when there is
@@ -34,11 +35,6 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
         // In its turn, with all that it asks for: also what a unit that starts ahead does not wait for.
         if let Err(e) = systemd.start(unit.as_str()) {
             tracing::error!("{unit}: {e:#}");
-        }
-    }
-    while is_any_awaited(systemd, &FOR_SANDBOXES) {
-        if !pause() {
-            return;
         }
     }
     let names = || units.iter().map(UnitName::as_str);
@@ -69,8 +65,8 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
 /// # Errors
 /// When that is not so by `deadline`.
 pub fn wait_for_tasks(systemd: &Systemd, deadline: Instant) -> Result<()> {
-    while is_any_awaited(systemd, &[DIRECTORIES, LOCK]) {
-        ensure!(Instant::now() < deadline, "{DIRECTORIES} and {LOCK} were not done in time");
+    while is_any_awaited(systemd, &FOR_TASKS) {
+        ensure!(Instant::now() < deadline, "{} were not done in time", FOR_TASKS.join(", "));
         std::thread::sleep(POLL);
     }
     Ok(())
@@ -95,7 +91,10 @@ impl<'a> Ahead<'a> {
     /// Takes `unit` in, or says why it starts in its turn.
     fn add(&mut self, unit: &'a UnitName) -> Result<(), String> {
         match self.systemd.earliest(unit.as_str(), &self.held, &mut self.targets) {
-            Ok(Start::Ahead(waits_for)) => self.waiting.push((unit, waits_for)),
+            Ok(Start::Ahead(mut waits_for)) => {
+                waits_for.extend(FOR_SANDBOXES.map(str::to_owned));
+                self.waiting.push((unit, waits_for));
+            }
             Ok(Start::InItsTurn(why)) => return Err(why),
             Err(e) => return Err(format!("{e:#}")),
         }

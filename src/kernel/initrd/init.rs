@@ -67,8 +67,14 @@ pub fn run() -> Result<Infallible> {
     let device = wait_for(&plan.root)?;
     // Before it is mounted: that changes what is written there.
     let clean = !words.check && plan.root.is_clean(&device);
-    mount(Some(&device), MOUNTED, Some(plan.root.kind.as_str()), words.flags(), words.options.as_deref())
-        .with_context(|| format!("{} cannot be mounted", device.display()))?;
+    mount(
+        Some(&device),
+        MOUNTED,
+        Some(plan.root.kind.as_str()),
+        words.flags(plan.writable && clean),
+        words.options.as_deref(),
+    )
+    .with_context(|| format!("{} cannot be mounted", device.display()))?;
     tell(&format!("the root file system is on {}, found in {} ms", device.display(), begun.elapsed().as_millis()));
     if plan.run {
         let (on, kind, flags, options) = RUN;
@@ -168,8 +174,8 @@ impl Words {
         words
     }
 
-    fn flags(&self) -> MsFlags {
-        if self.writable { MsFlags::empty() } else { MsFlags::MS_RDONLY }
+    fn flags(&self, writable: bool) -> MsFlags {
+        if writable || self.writable { MsFlags::empty() } else { MsFlags::MS_RDONLY }
     }
 }
 

@@ -17,6 +17,7 @@ use super::plan::{Module, PLAN, Plan};
 use super::root::Root;
 use crate::command;
 use crate::criu;
+use crate::inspect::host;
 use crate::net::links::drivers;
 use crate::paths::Paths;
 
@@ -56,7 +57,8 @@ pub fn build(paths: &Paths, release: &str, image: &Path) -> Result<()> {
     let stay: Vec<&str> = MOUNTS.iter().map(|(on, ..)| &on[1..]).chain([&MOUNTED[1..]]).collect();
     let top = archive.top().filter(|name| !stay.contains(name)).map(str::to_owned).chain(["init".into()]).collect();
     let run = paths.at(CONFIGURED).exists();
-    let plan = Plan { modules, root, later: later.collect(), run, top };
+    let writable = host::root_is_writable(paths);
+    let plan = Plan { modules, root, later: later.collect(), writable, run, top };
     archive.file(PLAN, &serde_json::to_vec(&plan)?)?;
     Ok(archive.finish()?)
 }

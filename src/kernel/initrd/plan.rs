@@ -16,6 +16,8 @@ pub struct Plan {
     pub root: Root,
     /// Names of modules that others wait for, but not the root file system: loaded from there, beside systemd's start.
     pub later: Vec<String>,
+    /// Is the root file system mounted for writing at once, where fsck(8) has nothing to do?
+    pub writable: bool,
     /// Is /run mounted here?
     pub run: bool,
     /// What is removed in the end, as nobody can get at it any more, and it would stay in memory.
