@@ -20,10 +20,13 @@ use emit::Output;
 
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
-/// What a restore waits for in the boot; each ends with its work.
-const ON_THE_WAY: [&str; 25] = [
+/// What a restore waits for in the boot, by way of others even. Most end with their work; the reload that a restore ends with
+/// makes all of them ordinary.
+const ON_THE_WAY: [&str; 26] = [
     // PID 1, which has the most to do of all, counts as much as all services together else.
     "init.scope",
+    // tmpfiles waits until it can be flushed, and tasks wait when they write to it.
+    "systemd-journald.service",
     "kmod-static-nodes.service",
     "systemd-fsck-root.service",
     "systemd-modules-load.service",

@@ -50,8 +50,6 @@ const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
 const VOLATILE: [&str; 4] = ["/run", "/var/run", "/tmp", "/dev/shm"];
 /// Behind all mounts of fstab(5); every unit comes after it, by way of others.
 const LOCAL: &str = "local-fs.target";
-/// What is mounted when somebody looks, and who looks in each boot.
-const BINFMT: (&str, &str) = ("proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service");
 /// Conditions that hold from the beginning of a boot or never.
 const CONSTANT: [&str; 5] = [
     "ConditionArchitecture",
@@ -93,9 +91,6 @@ impl Systemd {
                 Entry::Vacant(place) => place.insert(self.after(target)?),
             };
             waits_for.extend(before.iter().filter(|u| is_mount(u)).cloned());
-        }
-        if waits_for.iter().any(|u| u == BINFMT.0) {
-            waits_for.push(BINFMT.1.into());
         }
         waits_for.sort();
         waits_for.dedup();

@@ -9,8 +9,6 @@ use crate::sys::freezer::Freezer;
 use crate::sys::haste::{self, Haste};
 use crate::unit::UnitName;
 
-/// It goes before others as well: what the boot makes of directories waits for it, and what tasks write does.
-pub const JOURNAL: &str = "systemd-journald.service";
 /// The rest of the boot hardly moves meanwhile, and what is late in it fails: `DefaultTimeoutStartSec=` and
 /// `DefaultDeviceTimeoutSec=` are 90 s. Twenty units on a slow machine take longer, and udevd failed for that.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -35,12 +33,7 @@ impl<'a> Hurry<'a> {
         (!late).then(|| Haste::with_note(cgroup, &self.paths.weight(unit))).flatten()
     }
 
-    /// The same for the journal.
-    pub fn journal(&self) -> Option<Haste> {
-        self.of(&Path::new("/sys/fs/cgroup/system.slice").join(JOURNAL), JOURNAL)
-    }
-
-    /// Ends it in time for this process, `units` and the journal, unless the other end of `ended` is let go of before.
+    /// Ends it in time for this process and `units`, unless the other end of `ended` is let go of before.
     pub fn end_in_time(&self, units: &[UnitName], ended: &Receiver<()>) {
         let left = self.until.saturating_duration_since(Instant::now());
         if ended.recv_timeout(left) != Err(RecvTimeoutError::Timeout) {
@@ -50,8 +43,8 @@ impl<'a> Hurry<'a> {
         if let Some(ours) = &self.ours {
             haste::forgo(ours);
         }
-        for unit in units.iter().map(UnitName::as_str).chain([JOURNAL]) {
-            Haste::end(&self.paths.weight(unit));
+        for unit in units {
+            Haste::end(&self.paths.weight(unit.as_str()));
         }
     }
 }

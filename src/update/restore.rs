@@ -53,7 +53,6 @@ pub fn run(paths: &Paths) -> Result<()> {
     let hurry = Hurry::begin(paths);
     let resumed = thread::scope(|scope| {
         let ((_enough, wanted), (_going_on, ended)) = (mpsc::channel::<()>(), mpsc::channel::<()>());
-        let _journal = hurry.journal();
         let (systemd, units, hurry) = (&systemd, &units, &hurry);
         scope.spawn(move || hurry.end_in_time(units, &ended));
         scope.spawn(move || start::start_all(systemd, units, &wanted));

@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{
-    Event, Lock, Record, RecordError, State, ThisBoot, UnitState, arm, bless, fall_back, hurry, memory, restore, trial,
-    undo,
+    Event, Lock, Record, RecordError, State, ThisBoot, UnitState, arm, bless, fall_back, memory, restore, trial, undo,
 };
 use crate::net;
 use crate::paths::Paths;
-use crate::sys::haste::Haste;
 use crate::systemd::Systemd;
 
 /// How long whoever assesses may hold the lock (`TimeoutStartSec=` of kup-assess.service).
@@ -31,8 +29,6 @@ const POLL: Duration = Duration::from_millis(500);
 /// When the record cannot be read or written, or the way back cannot be begun.
 pub fn run(paths: &Paths) -> Result<()> {
     let lock = Lock::wait(&paths.lock(), ASSESSED_WITHIN)?;
-    // A restore that was killed could not.
-    Haste::end(&paths.weight(hurry::JOURNAL));
     let Some(mut record) = Record::load(&paths.record()).or_else(|e| unreadable(paths, e))? else { return Ok(()) };
     if record.state().is_final() && record.wiped {
         return Ok(());

@@ -1,6 +1,7 @@
 //! Having systemd build the sandboxes of units that are to be restored, as early as they can be built.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ const SELDOM: Duration = Duration::from_secs(1);
 /// What all sandboxes are made of: profiles of AppArmor, without which they are none, a root file system as it will be, the
 /// kernel's settings.
 const FOR_SANDBOXES: [&str; 3] = ["apparmor.service", "systemd-remount-fs.service", "systemd-sysctl.service"];
+/// What is mounted when somebody looks, and who looks in each boot where there is anything to see. A sandbox that is to have
+/// /proc/sys read-only and is built before would have this for writing.
+const BINFMT: (&str, &str) = ("/proc/sys/fs/binfmt_misc", "systemd-binfmt.service");
 /// Makes and clears directories that all tasks share: sandboxes may be there before, tasks must not.
 const DIRECTORIES: &str = "systemd-tmpfiles-setup.service";
 /// What tasks rely on besides: devices are there by then, and packets from peers do not meet closed ports.
@@ -31,6 +35,10 @@ pub fn start_all(systemd: &Systemd, units: &[UnitName], wanted: &Receiver<()>) {
     let pause = || wanted.recv_timeout(poll()) == Err(RecvTimeoutError::Timeout);
     // Mostly the boot starts it by itself; to ask for it once more would have systemd go through all that it needs again.
     let queued = systemd.queued().unwrap_or_default();
+    if queued.contains(BINFMT.1) {
+        // Its turn comes behind all local file systems.
+        let _ = fs::read_dir(BINFMT.0);
+    }
     for unit in units.iter().filter(|u| !queued.contains(u.as_str())) {
         // In its turn, with all that it asks for: also what a unit that starts ahead does not wait for.
         if let Err(e) = systemd.start(unit.as_str()) {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lzma_rust2::XzReader;
 use ruzstd::decoding::StreamingDecoder;
 
@@ -49,6 +49,8 @@ pub fn build(paths: &Paths, release: &str, image: &Path) -> Result<()> {
     }
     let mut modules = Vec::new();
     for (number, Needed { file, options }) in needed.into_iter().enumerate() {
+        let firmware = command::run(Path::new("/usr/sbin/modinfo"), &["-F", "firmware", &file.to_string_lossy()])?;
+        ensure!(firmware.trim().is_empty(), "{} needs firmware", file.display());
         let name = format!("/kup/{number:02}.ko");
         archive.file(&name, &content(&file)?)?;
         modules.push(Module { file: name, options });

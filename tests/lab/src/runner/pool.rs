@@ -28,7 +28,7 @@ use crate::vm::{Spec, Vm, detached, namespace};
 /// No scenario takes that long (the tables of faults are the longest, but for a soak); one that does hangs.
 const LIMIT: Duration = Duration::from_secs(80 * 60);
 /// The same where time is short.
-const SHORT_LIMIT: Duration = Duration::from_secs(25 * 60);
+const SHORT_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// How much of the console of a machine that hangs is shown, bytes.
 const SHOWN: usize = 4000;
 

@@ -58,7 +58,10 @@ const TRACES: [(&str, &str); 9] = [
         "ls -d /var/lib/kup/*.crypt /var/lib/kup/key.cred /var/lib/kup/.kup-sample /etc/kup/*.ballast /etc/kup/.*.new",
     ),
     ("weights of control groups", "find /run/kup/weights -type f"),
-    ("PID 1's weight", "grep -vx 100 /sys/fs/cgroup/init.scope/cpu.weight"),
+    (
+        "weights of PID 1 and the journal",
+        "cd /sys/fs/cgroup && grep -vx 100 init.scope/cpu.weight system.slice/systemd-journald.service/cpu.weight",
+    ),
     ("memory set aside", "ls -d /run/kup/memory* /run/kup/handover* /run/kup/initrd /run/kup/canary"),
     (
         "encrypted devices",
