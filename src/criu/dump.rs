@@ -64,7 +64,7 @@ impl Dump<'_> {
             "post-dump" => Answer { refuse: !complete(), external: Vec::new() },
             _ => Answer::default(),
         };
-        let result = Swrk::start(self.criu, place)?.run(Action::Dump, options, on_notify);
+        let result = Swrk::start(self.criu, place)?.watched(self.main_pid)?.run(Action::Dump, options, on_notify);
         match (result, trouble) {
             (Ok(_), _) => Ok(()),
             (Err(_), Some(message)) => Err(Error::Refused { message, errno: 0 }),
@@ -81,7 +81,9 @@ impl Dump<'_> {
         let images = File::open(self.images)?;
         let mut place = Place::default().namespaces(self.main_pid, self.namespaces)?;
         let options = Options { track_mem: Some(true), ..self.options(&images, &mut place)? };
-        let result = Swrk::start(self.criu, place)?.run(Action::SinglePreDump, options, |_| Answer::default());
+        let result = Swrk::start(self.criu, place)?
+            .watched(self.main_pid)?
+            .run(Action::SinglePreDump, options, |_| Answer::default());
         result.map(drop).map_err(|e| explain(e, &self.images.join(DUMP_LOG)))
     }
 

@@ -5,13 +5,24 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, setsockopt, shutdown, socketpair, sockopt,
+};
+use nix::sys::time::TimeVal;
 use prost::Message;
 
 use super::rpc::{Action, Options, Request, Response};
 use crate::sys::spawn::Place;
+
+/// How long CRIU and the task that it works in may both do nothing at all before it counts as hanging. It waits for a task
+/// that it traces, at times for one that never stops (CRIU's issues 107 and 432, kernels and emulators): services would stand
+/// still until the shutdown's end.
+const QUIET: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LOOK: TimeVal = TimeVal::new(1, 0);
 
 /// A running `criu swrk`. Dropping it kills CRIU; a dump that it had not finished is undone by CRIU's tasks being
 /// released by the kernel, so that they run on.
@@ -19,6 +30,17 @@ use crate::sys::spawn::Place;
 pub struct Swrk {
     child: Child,
     socket: OwnedFd,
+    /// Whom it may wait for in vain.
+    watched: Option<Watched>,
+}
+
+/// CRIU beside the task that it works in.
+#[derive(Debug)]
+struct Watched {
+    pids: [i32; 2],
+    within: Duration,
+    /// How much of the processors both have had, and since when it is so much.
+    had: (u64, Instant),
 }
 
 /// What to tell CRIU after a notification.
@@ -47,6 +69,9 @@ pub enum Error {
         /// An errno that tells more, or 0.
         errno: i32,
     },
+    /// It waits for something that does not happen.
+    #[error("criu did nothing for {0} s, and was ended")]
+    Hangs(u64),
     /// It says what cannot be read.
     #[error("criu's answer cannot be read: {0}")]
     Decode(prost::DecodeError),
@@ -84,7 +109,22 @@ impl Swrk {
         command.args(["swrk", &theirs.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         place.apply(&mut command);
-        Ok(Self { child: command.spawn()?, socket: ours })
+        Ok(Self { child: command.spawn()?, socket: ours, watched: None })
+    }
+
+    /// Gives it up, with [`Error::Hangs`], where neither it nor the task `pid`, in which it works, does anything for half a
+    /// minute.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn watched(self, pid: i32) -> Result<Self, Error> {
+        self.watched_for(pid, QUIET)
+    }
+
+    fn watched_for(mut self, pid: i32, within: Duration) -> Result<Self, Error> {
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &LOOK)?;
+        self.watched = Some(Watched { pids: [self.pid(), pid], within, had: (0, Instant::now()) });
+        Ok(self)
     }
 
     /// Its PID.
@@ -134,9 +174,16 @@ impl Swrk {
     fn hear(&mut self) -> Result<Said, Error> {
         // One packet is one message; CRIU's are small (the longest part is an error line).
         let mut packet = vec![0; 64 << 10];
+        // It waited for us until now.
+        self.watched.iter_mut().for_each(|watched| watched.had.1 = Instant::now());
         let length = loop {
             match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    if let Some(within) = self.watched.as_mut().and_then(Watched::is_quiet) {
+                        return Err(Error::Hangs(within.as_secs()));
+                    }
+                }
                 // It left without having read what it was told.
                 Err(Errno::ECONNRESET) => break 0,
                 result => break result?,
@@ -148,6 +195,25 @@ impl Swrk {
         }
         Said::read(&packet[..length])
     }
+}
+
+impl Watched {
+    /// For how long, where that is too long.
+    fn is_quiet(&mut self) -> Option<Duration> {
+        let had = self.pids.iter().filter_map(|pid| ticks(*pid)).sum();
+        if had != self.had.0 {
+            self.had = (had, Instant::now());
+        }
+        (self.had.1.elapsed() >= self.within).then_some(self.within)
+    }
+}
+
+/// What `pid` and the children that it has waited for have had of the processors (fields 14 to 17 of proc_pid_stat(5)).
+fn ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Field 3 is the first behind the name, which may hold anything.
+    let fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(4);
+    Some(fields.filter_map(|field| field.parse::<u64>().ok()).sum())
 }
 
 /// What a packet of CRIU's says.
@@ -218,6 +284,28 @@ mod tests {
     fn silence_is_told() {
         let response = Response { cr_errmsg: Some(b" \n".into()), ..Response::default() };
         assert!(refused(&response).to_string().contains("did not say why"));
+    }
+
+    #[test]
+    fn one_that_does_nothing_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            path
+        };
+        let run = |path: &Path| {
+            let criu = Swrk::start(path, Place::default()).unwrap().watched_for(1, Duration::from_secs(2)).unwrap();
+            let mut criu = criu;
+            criu.run(Action::Dump, Options::default(), |_| Answer::default()).unwrap_err().to_string()
+        };
+        // Whoever else may work here is PID 1, which has nothing to do mostly; this one works for longer than it may rest.
+        let begun = Instant::now();
+        let busy = "#!/bin/sh\nend=$(($(date +%s) + 4)); while [ $(date +%s) -lt $end ]; do :; done\n";
+        assert!(run(&program("busy", busy)).contains("without an answer"));
+        assert!(begun.elapsed() > Duration::from_secs(2));
+        assert_eq!(run(&program("hangs", "#!/bin/sh\nexec sleep 100\n")), "criu did nothing for 2 s, and was ended");
     }
 
     /// Whoever writes to it first, or waits for its answer first, says the same of it, and says it once.

@@ -17,7 +17,7 @@ use crate::runner::context::Ctx;
 /// Its entry in the registry.
 pub const SCENARIO: Scenario = Scenario {
     name: "killed",
-    about: "kupd is killed while it watches an update; CRIU while it dumps, and while it restores",
+    about: "kupd is killed while it watches an update; CRIU hangs while it pre-dumps, is killed while it dumps, and while it restores",
     from: STAGED,
     all_only: true,
     run,
@@ -25,6 +25,8 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 2 << 10, size: 8 << 10 };
 const LIMIT: Duration = Duration::from_secs(300);
+/// Stops those that pre-dump, as one does that waits for a task that never stops.
+const STOP: &str = "until pkill -STOP -f \"pre-dump --rp[c]\"; do sleep 0.02; done";
 /// Kills the first CRIU at work, which calls itself so then. Not a pre-dump: without one the update goes on.
 const KILL: &str = "until pkill -KILL -f \"(^|[^-])(dump|restore) --rp[c]\"; do sleep 0.02; done";
 
@@ -41,11 +43,14 @@ fn dump(ctx: &mut Ctx) -> Result<()> {
     let services = fill(ctx, KEYS)?;
     let clients = Clients::connect(ctx, KEYS)?;
     let boot = ctx.vm.boot_id()?;
-    ctx.step("CRIU is killed while it dumps");
+    ctx.step("CRIU hangs while it pre-dumps, and is killed while it dumps");
     ctx.vm.ssh("kup update --yes --stage-only")?;
-    ctx.vm.ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-killer sh -c '{KILL}'"))?;
+    ctx.vm
+        .ssh(&format!("systemd-run -q --property=DefaultDependencies=no --unit lab-killer sh -c '{STOP}; {KILL}'"))?;
     ctx.vm.ssh("systemctl kexec")?;
     let record = guest::wait_ended(ctx, LIMIT)?;
+    let said = ctx.vm.ssh("journalctl -b -o cat -u kup-checkpoint.service")?;
+    ensure!(said.contains("memory is not copied in advance: criu did nothing for"), "the journal says {said}");
     ensure!(record["state"] == "aborted", "the update is {}", record["state"]);
     ensure!(ctx.vm.boot_id()? == boot, "the machine went down all the same");
     clients.finish(ctx)?;
