@@ -18,6 +18,19 @@ pub fn of(paths: &Paths, link: &str) -> Option<String> {
     Some(module.file_name()?.to_str()?.to_owned())
 }
 
+/// NET_NAME_ENUM of linux/netdevice.h: a name that the kernel has made up, and that udev may replace.
+const MADE_UP: &str = "1";
+
+/// The one device with hardware address `mac`, by a name that nobody has given it yet.
+pub fn with_kernels_name(paths: &Paths, mac: &str) -> Option<String> {
+    let read = |link: &str, file: &str| fs::read_to_string(paths.at(LINKS).join(link).join(file)).unwrap_or_default();
+    let links = fs::read_dir(paths.at(LINKS)).into_iter().flatten().flatten();
+    let names = links.filter_map(|link| link.file_name().into_string().ok());
+    let mut same = names.filter(|link| is_device(paths, link) && read(link, "address").trim() == mac);
+    let (first, second) = (same.next()?, same.next());
+    (second.is_none() && read(&first, "name_assign_type").trim() == MADE_UP).then_some(first)
+}
+
 /// The modules that drive all links of this machine.
 pub fn of_all(paths: &Paths) -> Vec<String> {
     let links = fs::read_dir(paths.at(LINKS)).into_iter().flatten().flatten();
@@ -30,6 +43,25 @@ pub fn of_all(paths: &Paths) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_may_still_be_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let add = |link: &str, mac: &str, how: &str| {
+            let link = paths.at(LINKS).join(link);
+            fs::create_dir_all(link.join("device")).unwrap();
+            fs::write(link.join("address"), format!("{mac}\n")).unwrap();
+            fs::write(link.join("name_assign_type"), format!("{how}\n")).unwrap();
+        };
+        add("eth0", "52:54:00:00:00:01", "1");
+        add("enp3s0", "52:54:00:00:00:02", "4");
+        assert_eq!(with_kernels_name(&paths, "52:54:00:00:00:01").as_deref(), Some("eth0"));
+        assert_eq!(with_kernels_name(&paths, "52:54:00:00:00:02"), None, "it was named");
+        assert_eq!(with_kernels_name(&paths, "52:54:00:00:00:03"), None);
+        add("eth1", "52:54:00:00:00:01", "1");
+        assert_eq!(with_kernels_name(&paths, "52:54:00:00:00:01"), None, "two have it");
+    }
 
     #[test]
     fn modules_of_links_that_are_devices() {

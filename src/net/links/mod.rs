@@ -7,6 +7,7 @@
 pub mod drivers;
 mod shown;
 
+use std::collections::HashSet;
 use std::fs;
 use std::process::Command;
 use std::thread::sleep;
@@ -85,16 +86,26 @@ pub fn put_back(paths: &Paths, links: &[Link]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until `links` are there by name, for at most `timeout`. Drivers that the initrd did not bring are loaded, and udev,
-/// which may have names to give, goes before the rest of the boot meanwhile.
+/// Waits until `links` are there by name, for at most `timeout`. Drivers that the initrd did not bring are loaded; links that
+/// still have the kernel's name get their own, as udev would name them once its turn has come, and udev goes before the rest
+/// of the boot meanwhile, where that is not enough.
 pub fn wait(paths: &Paths, links: &[Link], timeout: Duration) {
     let is_missing = |link: &&Link| !paths.at(drivers::LINKS).join(&link.name).exists();
     let drivers: Vec<&str> = links.iter().filter(is_missing).filter_map(|link| link.driver.as_deref()).collect();
     if !drivers.is_empty() {
         modules::load(&drivers);
     }
-    let (begun, mut udev) = (Instant::now(), None);
+    let (begun, mut udev, mut tried) = (Instant::now(), None, HashSet::new());
     while links.iter().any(|link| is_missing(&link)) && begun.elapsed() < timeout {
+        for link in links.iter().filter(is_missing) {
+            let Some(now) = drivers::with_kernels_name(paths, &link.mac) else { continue };
+            // udev may be faster.
+            if tried.insert(now.clone())
+                && let Err(e) = ip(&["link", "set", "dev", &now, "name", &link.name], "")
+            {
+                tracing::info!("{now} is left to udev: {e:#}");
+            }
+        }
         // It may be only about to start.
         udev = udev.or_else(|| Haste::of(&paths.at(UDEV)));
         sleep(POLL);
