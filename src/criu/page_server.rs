@@ -4,6 +4,7 @@
 //! begins with a process, asks whether there is an earlier round, and ends.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
@@ -21,7 +22,10 @@ const UNDER_WAY: usize = 4 << 20;
 pub const MEMORY: u64 = WINDOW + 2 * UNDER_WAY as u64;
 
 /// A thread that stores one round of a dump.
-pub struct PageServer(JoinHandle<Result<Foam, PageError>>);
+pub struct PageServer {
+    thread: JoinHandle<Result<Foam, PageError>>,
+    stream: UnixStream,
+}
 
 /// Why a round was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -56,14 +60,17 @@ impl PageServer {
     /// EMFILE, EAGAIN.
     pub fn start(mut foam: Foam) -> io::Result<(Self, OwnedFd)> {
         let (mut ours, theirs) = UnixStream::pair()?;
+        let stream = ours.try_clone()?;
         // Only root may have that much; anyone else's is slower.
         let _ = setsockopt(&theirs, SndBufForce, &UNDER_WAY);
         let serve = move || {
-            serve(&mut ours, &mut foam)?;
-            Ok(foam)
+            let served = serve(&mut ours, &mut foam);
+            // There is another descriptor of it, and CRIU would wait for an answer.
+            let _ = ours.shutdown(Shutdown::Both);
+            served.map(|()| foam)
         };
         let thread = std::thread::Builder::new().name("pages".into()).spawn(serve)?;
-        Ok((Self(thread), theirs.into()))
+        Ok((Self { thread, stream }, theirs.into()))
     }
 
     /// Waits until CRIU has ended the round, and returns what was stored. A dump that fails ends it too: whether all of it
@@ -73,7 +80,14 @@ impl PageServer {
     /// # Errors
     /// [`PageError`].
     pub fn finish(self) -> Result<Foam, PageError> {
-        self.0.join().map_err(|_| PageError::Panicked)?
+        self.thread.join().map_err(|_| PageError::Panicked)?
+    }
+
+    /// Ends a round whose CRIU has failed; a process that it has left behind may still have its end of the socket. Why it could
+    /// not be stored, where that was before.
+    pub fn give_up(self) -> Option<PageError> {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.finish().err().filter(|e| !matches!(e, PageError::Torn))
     }
 }
 

@@ -184,6 +184,10 @@ fn over_a_socket() {
     let (server, theirs) = PageServer::start(foam()).unwrap();
     drop(theirs);
     assert!(matches!(server.finish(), Err(PageError::Torn)));
+
+    // Somebody still has CRIU's end.
+    let (server, _theirs) = PageServer::start(foam()).unwrap();
+    assert!(server.give_up().is_none());
 }
 
 /// As images for CRIU and back; what may come late is in them only where it is asked for.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::precopy::{self, Precopied, Where};
 use super::{ExternalFile, Round, UnitRecord, UnitState, carry, complete, huge, manifest, oom, timers};
-use crate::criu::{Dump, Externals, PageError, PageServer, mm, plain};
+use crate::criu::{Dump, Externals, PageServer, mm, plain};
 use crate::inspect::{self, UnitProcs, smaps};
 use crate::net::repair;
 use crate::store::Foam;
@@ -125,7 +125,7 @@ impl Plan {
             self.hold();
         }
         // Where memory could not be stored, CRIU only knows that nobody answered.
-        let unstored = server.take().and_then(|server| server.finish().err()).filter(|e| !matches!(e, PageError::Torn));
+        let unstored = server.take().and_then(PageServer::give_up);
         match trouble.or(unstored.map(Into::into)) {
             Some(e) => Err(e),
             None => Ok(result?),

@@ -124,9 +124,11 @@ fn round(last: &Dump, images: &Path, stored: Precopied, n: usize) -> Result<Prec
     let &Dump { criu, main_pid, namespaces, ghost_limit, .. } = last;
     let (pages, parent) = (Some(socket), before.as_deref());
     let dumped = Dump { criu, images, main_pid, namespaces, ghost_limit, pages, parent }.pre_dump();
-    let foam = server.finish();
-    dumped?;
-    Ok(Precopied { foam: foam?, parent: Some(format!("{ROUNDS}/{n}")), ..stored })
+    if let Err(e) = dumped {
+        server.give_up();
+        return Err(e.into());
+    }
+    Ok(Precopied { foam: server.finish()?, parent: Some(format!("{ROUNDS}/{n}")), ..stored })
 }
 
 /// Does another round leave much less for the end? What a round writes was changed while the one before it went on, so that
