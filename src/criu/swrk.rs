@@ -8,10 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, setsockopt, shutdown, socketpair, sockopt,
 };
 use nix::sys::time::TimeVal;
+use nix::unistd::Pid;
 use prost::Message;
 
 use super::rpc::{Action, Options, Request, Response};
@@ -21,6 +23,8 @@ use crate::sys::spawn::Place;
 /// that it traces, at times for one that never stops (CRIU's issues 107 and 432, kernels and emulators): services would stand
 /// still until the shutdown's end.
 const QUIET: Duration = Duration::from_secs(30);
+/// How long one that was killed may take to be gone.
+const DEATH: Duration = Duration::from_secs(10);
 /// How often it is looked at.
 const LOOK: TimeVal = TimeVal::new(1, 0);
 
@@ -201,13 +205,32 @@ impl Watched {
     /// For how long, where that is too long. A task that goes on by itself says nothing of CRIU.
     fn is_quiet(&mut self) -> Option<Duration> {
         let [criu, task] = self.pids;
-        let worked_in = tracer(task) == Some(criu);
-        let had = ticks(criu).unwrap_or(0) + ticks(task).filter(|_| worked_in).unwrap_or(0);
+        let family = family(criu);
+        let worked_in = tracer(task).filter(|tracer| family.contains(tracer)).map(|_| task);
+        let had = family.iter().copied().chain(worked_in).filter_map(ticks).sum();
         if had != self.had.0 {
             self.had = (had, Instant::now());
         }
         (self.had.1.elapsed() >= self.within).then_some(self.within)
     }
+}
+
+/// `pid` and all that it has started: a pre-dump is done by a child.
+fn family(pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        all.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+        next += 1;
+    }
+    all
+}
+
+/// Has `pid` still something that it holds?
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
 }
 
 /// Who traces `pid`.
@@ -261,7 +284,17 @@ fn refused(response: &Response) -> Error {
 
 impl Drop for Swrk {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Whoever holds tasks lets go of them with its own end alone. One that has ended may have left its number to others.
+        if let Ok(None) = self.child.try_wait() {
+            let family = family(self.pid());
+            for pid in &family {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+            let begun = Instant::now();
+            while family.iter().any(|pid| is_alive(*pid)) && begun.elapsed() < DEATH {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         let _ = self.child.wait();
     }
 }
@@ -314,7 +347,17 @@ mod tests {
         let busy = "#!/bin/sh\nend=$(($(date +%s) + 4)); while [ $(date +%s) -lt $end ]; do :; done\n";
         assert!(run(&program("busy", busy)).contains("without an answer"));
         assert!(begun.elapsed() > Duration::from_secs(2));
-        assert_eq!(run(&program("hangs", "#!/bin/sh\nexec sleep 100\n")), "criu did nothing for 2 s, and was ended");
+        // So does a child of this one, as CRIU's children do.
+        let begun = Instant::now();
+        assert!(
+            run(&program("parent", &busy.replacen("end=", "(end=", 1).replacen("done\n", "done) & wait\n", 1)))
+                .contains("without")
+        );
+        assert!(begun.elapsed() > Duration::from_secs(2));
+        let hangs = format!("#!/bin/sh\nsleep 100 & echo $! >{}/child; wait\n", dir.path().display());
+        assert_eq!(run(&program("hangs", &hangs)), "criu did nothing for 2 s, and was ended");
+        let child = std::fs::read_to_string(dir.path().join("child")).unwrap();
+        assert!(!is_alive(child.trim().parse().unwrap()), "its child lives");
     }
 
     /// Whoever writes to it first, or waits for its answer first, says the same of it, and says it once.
