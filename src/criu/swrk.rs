@@ -227,10 +227,15 @@ fn family(pid: i32) -> Vec<i32> {
     all
 }
 
+/// What proc_pid_stat(5) tells of `pid` from field 3 on, the first behind the name, which may hold anything.
+fn stat(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned())
+}
+
 /// Has `pid` still something that it holds?
 fn is_alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
+    stat(pid).is_some_and(|fields| !fields.starts_with(['Z', 'X']))
 }
 
 /// Who traces `pid`.
@@ -239,12 +244,9 @@ fn tracer(pid: i32) -> Option<i32> {
     status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
 }
 
-/// What `pid` and the children that it has waited for have had of the processors (fields 14 to 17 of proc_pid_stat(5)).
+/// What `pid` and the children that it has waited for have had of the processors (fields 14 to 17).
 fn ticks(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Field 3 is the first behind the name, which may hold anything.
-    let fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(4);
-    Some(fields.filter_map(|field| field.parse::<u64>().ok()).sum())
+    Some(stat(pid)?.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum())
 }
 
 /// What a packet of CRIU's says.

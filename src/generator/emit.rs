@@ -52,15 +52,15 @@ impl Output {
 
     /// Orders `unit` after `others`, if there are any.
     pub(super) fn after<'a>(&self, unit: &str, others: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
-        self.ordered("After", unit, "50-kup-after.conf", others)
+        self.relate("After", unit, "50-kup-after.conf", others)
     }
 
     /// Whoever starts `unit` starts `others`, if there are any.
     pub(super) fn wants<'a>(&self, unit: &str, others: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
-        self.ordered("Wants", unit, "50-kup-wants.conf", others)
+        self.relate("Wants", unit, "50-kup-wants.conf", others)
     }
 
-    fn ordered<'a>(
+    fn relate<'a>(
         &self,
         how: &str,
         unit: &str,

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::inspect::Mounts;
+use crate::inspect::host;
 use crate::paths::Paths;
 
 /// File systems that lie on one device: name, place of the magic number, the number, place of the UUID (ext4's super.rst in
@@ -36,7 +36,7 @@ impl Root {
     /// # Errors
     /// Why it is none that is found by that alone.
     pub fn of_this_machine(paths: &Paths) -> Result<(Self, PathBuf)> {
-        let mounts = Mounts::parse(&fs::read_to_string(paths.at("/proc/self/mountinfo"))?);
+        let mounts = host::mounts(paths)?;
         let root = mounts.of_path(Path::new("/")).context("nothing is mounted on /")?;
         ensure!(mounts.0.values().all(|mount| mount.point != Path::new("/usr")), "/usr is a file system of its own");
         ensure!(root.root == Path::new("/"), "/ is a part of a file system");
@@ -130,7 +130,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         };
-        put("/proc/self/mountinfo", format!("24 1 254:1 / / rw - {root} /dev/vda1 rw\n").as_bytes());
+        put("/proc/1/mountinfo", format!("24 1 254:1 / / rw - {root} /dev/vda1 rw\n").as_bytes());
         for (name, uuid) in devices {
             let mut content = vec![0; 4096];
             content[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
@@ -170,7 +170,7 @@ mod tests {
         assert!(why("ext4", &[("vda1", 1), ("vdb1", 1)]).contains("vd"), "a copy of it is there as well");
         let (_dir, paths) = machine("ext4", &[("vda1", 1)]);
         let mounts = "24 1 254:1 / / rw - ext4 /dev/vda1 rw\n25 24 254:2 / /usr rw - ext4 /dev/vda2 rw\n";
-        fs::write(paths.at("/proc/self/mountinfo"), mounts).unwrap();
+        fs::write(paths.at("/proc/1/mountinfo"), mounts).unwrap();
         assert!(Root::of_this_machine(&paths).unwrap_err().to_string().contains("/usr"));
     }
 

@@ -6,6 +6,8 @@ use crate::paths::Paths;
 
 /// Links, by name.
 pub(super) const LINKS: &str = "/sys/class/net";
+/// NET_NAME_ENUM of linux/netdevice.h: a name that the kernel has made up, and that udev may replace.
+const MADE_UP: &str = "1";
 
 /// Is `link` there without anybody having made it?
 pub fn is_device(paths: &Paths, link: &str) -> bool {
@@ -18,26 +20,26 @@ pub fn of(paths: &Paths, link: &str) -> Option<String> {
     Some(module.file_name()?.to_str()?.to_owned())
 }
 
-/// NET_NAME_ENUM of linux/netdevice.h: a name that the kernel has made up, and that udev may replace.
-const MADE_UP: &str = "1";
-
 /// The one device with hardware address `mac`, by a name that nobody has given it yet.
 pub fn with_kernels_name(paths: &Paths, mac: &str) -> Option<String> {
     let read = |link: &str, file: &str| fs::read_to_string(paths.at(LINKS).join(link).join(file)).unwrap_or_default();
-    let links = fs::read_dir(paths.at(LINKS)).into_iter().flatten().flatten();
-    let names = links.filter_map(|link| link.file_name().into_string().ok());
-    let mut same = names.filter(|link| is_device(paths, link) && read(link, "address").trim() == mac);
+    let mut same = names(paths).filter(|link| is_device(paths, link) && read(link, "address").trim() == mac);
     let (first, second) = (same.next()?, same.next());
     (second.is_none() && read(&first, "name_assign_type").trim() == MADE_UP).then_some(first)
 }
 
 /// The modules that drive all links of this machine.
 pub fn of_all(paths: &Paths) -> Vec<String> {
-    let links = fs::read_dir(paths.at(LINKS)).into_iter().flatten().flatten();
-    let mut modules: Vec<String> = links.filter_map(|link| of(paths, link.file_name().to_str()?)).collect();
+    let mut modules: Vec<String> = names(paths).filter_map(|link| of(paths, &link)).collect();
     modules.sort();
     modules.dedup();
     modules
+}
+
+/// All links of this network namespace.
+fn names(paths: &Paths) -> impl Iterator<Item = String> {
+    let links = fs::read_dir(paths.at(LINKS)).into_iter().flatten().flatten();
+    links.filter_map(|link| link.file_name().into_string().ok())
 }
 
 #[cfg(test)]
