@@ -70,7 +70,8 @@ impl Initrd {
     }
 
     fn expect(self, ctx: &mut Ctx) -> Result<()> {
-        let said = ctx.vm.ssh("journalctl -b -k -o cat")?;
+        // With the names before the messages, which journald has taken from them.
+        let said = ctx.vm.ssh("journalctl -b -k -o short")?;
         let expected = match self {
             Self::Own => (true, false),
             Self::Made => (false, true),
