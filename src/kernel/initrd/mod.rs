@@ -11,7 +11,7 @@ mod plan;
 mod root;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -31,7 +31,9 @@ pub fn build(paths: &Paths, release: &str) -> Result<Option<PathBuf>> {
         Ok(()) => Ok(Some(image)),
         Err(why) => {
             tracing::info!("the target needs more than kup's own initrd: {why:#}");
-            Ok(mkinitramfs::build(paths, release, &dir, &image)?.then_some(image))
+            let made = mkinitramfs::build(paths, release, &configuration(paths), &image);
+            remove(&configuration(paths))?;
+            Ok(made?.then_some(image))
         }
     }
 }
@@ -41,8 +43,12 @@ pub fn build(paths: &Paths, release: &str) -> Result<Option<PathBuf>> {
 /// # Errors
 /// When something stays.
 pub fn clear(paths: &Paths) -> Result<()> {
-    let dir = dir(paths);
-    match fs::remove_dir_all(&dir) {
+    remove(&dir(paths))?;
+    remove(&configuration(paths))
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("cannot remove {}", dir.display()))
         }
@@ -52,4 +58,9 @@ pub fn clear(paths: &Paths) -> Result<()> {
 
 fn dir(paths: &Paths) -> PathBuf {
     paths.run_dir().join("initrd")
+}
+
+/// Where mkinitramfs(8) is configured for us. Programs are run from there, which /run is not for.
+fn configuration(paths: &Paths) -> PathBuf {
+    paths.state_dir().join("initramfs-tools")
 }

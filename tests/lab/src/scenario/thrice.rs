@@ -22,9 +22,12 @@ pub const SCENARIO: Scenario = Scenario {
 
 const KEYS: Keys = Keys { count: 1 << 10, size: 8 << 10 };
 
-/// What an administrator has run in each initrd of initramfs-tools.
-const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit\necho '<6>lab: script of an initrd' >/dev/kmsg\n";
-const SCRIPT_PATH: &str = "/etc/initramfs-tools/scripts/init-premount/lab";
+/// What an administrator has run in each initrd of initramfs-tools, and while one is made.
+const SCRIPT: &str =
+    "#!/bin/sh\n[ \"$1\" = prereqs ] && exit\necho \"<6>lab: script with $(cat /conf/lab)\" >/dev/kmsg\n";
+const HOOK: &str = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit\necho a hook >\"$DESTDIR/conf/lab\"\n";
+const SCRIPTS: [(&str, &str); 2] =
+    [("/etc/initramfs-tools/scripts/init-premount/lab", SCRIPT), ("/etc/initramfs-tools/hooks/lab", HOOK)];
 
 /// What the target begins with.
 #[derive(Debug, Clone, Copy)]
@@ -61,10 +64,10 @@ impl Initrd {
     fn prepare(self, ctx: &mut Ctx) -> Result<()> {
         match self {
             Self::Own => Ok(()),
-            Self::Made => {
-                ctx.vm.put_bytes(SCRIPT.as_bytes(), SCRIPT_PATH)?;
-                ctx.vm.ssh(&format!("chmod 755 {SCRIPT_PATH}")).map(drop)
-            }
+            Self::Made => SCRIPTS.iter().try_for_each(|(path, text)| {
+                ctx.vm.put_bytes(text.as_bytes(), path)?;
+                ctx.vm.ssh(&format!("chmod 755 {path}")).map(drop)
+            }),
             Self::Stock => guest::settings(&ctx.vm, "initrd", "Initrd = \"stock\"\n"),
         }
     }
@@ -77,7 +80,7 @@ impl Initrd {
             Self::Made => (false, true),
             Self::Stock => (false, false),
         };
-        let found = (said.contains("kup-init: the root file system is on"), said.contains("lab: script of an initrd"));
+        let found = (said.contains("kup-init: the root file system is on"), said.contains("lab: script with a hook"));
         ensure!(found == expected, "{self:?}: kup-init and the script were {found:?}, not {expected:?}");
         Ok(())
     }
