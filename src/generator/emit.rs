@@ -93,7 +93,8 @@ pub(super) fn adjust(adjustments: &[Adjustment]) -> String {
 
 /// The drop-in under which a unit starts as a placeholder that its restored processes take the place of. Everything
 /// that makes up its sandbox stays; everything that would run a command of its own, or time out, is cleared. No
-/// SourcePath=: the record changes all the time, and systemd would ask for a reload each time.
+/// SourcePath=: the record changes all the time, and systemd would ask for a reload each time. The filter of system calls is
+/// each task's own, and CRIU brings it back: for the placeholder it would be compiled for nothing.
 pub(super) fn restore(record: &Record) -> String {
     format!(
         "{HEADER}# Source: /etc/kup/record.json, update {id}.\n\
@@ -107,6 +108,7 @@ pub(super) fn restore(record: &Record) -> String {
          Restart=no\n\
          TimeoutStartSec=infinity\n\
          WatchdogSec=0\n\
+         SystemCallFilter=\n\
          PIDFile=\n\
          ExecCondition=\n\
          ExecStartPre=\n\

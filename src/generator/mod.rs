@@ -147,6 +147,8 @@ fn restore(paths: &Paths, record: &Record, boot: ThisBoot, out: &Output) -> io::
     let locked = (encrypted.is_some() || boot == ThisBoot::FallBack).then_some("kup-netlock.service");
     out.after("kup-restore.service", remounted.into_iter().chain(locked))?;
     out.link("sysinit.target.wants", "kup-links.service")?;
+    // Sandboxes wait for it, and its turn comes behind all local file systems, with the first who looks.
+    out.link("sysinit.target.wants", "proc-sys-fs-binfmt_misc.mount")?;
     out.link(WANTS, "kup-restore.service")?;
     for unit in ON_THE_WAY {
         out.first(unit)?;

@@ -8,15 +8,22 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
 
 use super::{I_SERVICE, I_UNIT, Systemd};
 
 /// When a placeholder may start while the machine boots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum Start {
-    /// As soon as no job is queued for any of these.
-    Ahead(Vec<String>),
+    /// Before its turn.
+    Ahead {
+        /// No job is queued for any of these.
+        after: Vec<String>,
+        /// These are there, which something makes anew in each boot.
+        paths: Vec<String>,
+    },
     /// Where it stands in the boot, for this reason.
     InItsTurn(String),
 }
@@ -46,6 +53,8 @@ const LATE: [(&str, &str); 18] = [
 const PATHS: [&str; 5] = ["ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"];
 /// The same with a source and a destination.
 const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
+/// What `ProtectHome=` hides where it exists, and tmpfiles.d(5) makes.
+pub const USERS: &str = "/run/user";
 /// What lies there is made anew in each boot, at some time.
 const VOLATILE: [&str; 4] = ["/run", "/var/run", "/tmp", "/dev/shm"];
 /// Behind all mounts of fstab(5); every unit comes after it, by way of others.
@@ -65,24 +74,18 @@ const ON_PATHS: [&str; 3] = ["ConditionPath", "ConditionFile", "ConditionDirecto
 type Properties = HashMap<String, OwnedVariant>;
 
 impl Systemd {
-    /// When the placeholder of `unit` may start. What is `held` has to wait for it: nothing is waited for there. `targets`
-    /// is what each target is ordered after, as far as it was asked for: PID 1 has all of the boot to do meanwhile.
+    /// When the placeholder of `unit` may start, in a boot to come. `targets` is what each target is ordered after, as far as
+    /// it was asked for.
     ///
     /// # Errors
     /// When systemd cannot load the unit.
-    pub fn earliest(
-        &self,
-        unit: &str,
-        held: &HashSet<String>,
-        targets: &mut HashMap<String, Vec<String>>,
-    ) -> Result<Start> {
+    pub fn earliest(&self, unit: &str, targets: &mut HashMap<String, Vec<String>>) -> Result<Start> {
         let (of_unit, of_service) = (self.properties(unit, I_UNIT)?, self.properties(unit, I_SERVICE)?);
-        if let Some(why) = late(&of_unit, &of_service, &|path| Path::new(path).exists()) {
+        if let Some(why) = late(&of_unit, &of_service) {
             return Ok(Start::InItsTurn(why));
         }
         let after = words(&of_unit, "After");
-        let mut waits_for: Vec<String> =
-            after.iter().filter(|u| is_awaited(u) && !held.contains(*u)).cloned().collect();
+        let mut waits_for: Vec<String> = after.iter().filter(|u| is_awaited(u)).cloned().collect();
         // What is mounted before a target that it is ordered after is there when its turn comes.
         let targets_of = after.iter().filter(|u| u.ends_with(".target"));
         for target in targets_of.map(String::as_str).chain([LOCAL]) {
@@ -94,7 +97,7 @@ impl Systemd {
         }
         waits_for.sort();
         waits_for.dedup();
-        Ok(Start::Ahead(waits_for))
+        Ok(Start::Ahead { after: waits_for, paths: volatile(&of_service) })
     }
 
     /// `units`, and those whose jobs wait for them, be it by way of others: they are ordered behind.
@@ -145,23 +148,24 @@ fn is_mount(unit: &str) -> bool {
 }
 
 /// Why the unit has to wait for its turn.
-fn late(unit: &Properties, service: &Properties, exists: &dyn Fn(&str) -> bool) -> Option<String> {
+fn late(unit: &Properties, service: &Properties) -> Option<String> {
     for (interface, name) in LATE {
         let properties = if interface == I_UNIT { unit } else { service };
         if properties.get(name).is_some_and(|v| !is_empty(v)) {
             return Some(format!("it has {name}="));
         }
     }
-    if let Some((kind, _)) = conditions(unit).into_iter().find(|(kind, word)| !is_constant(kind, word)) {
-        return Some(format!("its {kind}= may not hold yet"));
-    }
+    let (kind, _) = conditions(unit).into_iter().find(|(kind, word)| !is_constant(kind, word))?;
+    Some(format!("its {kind}= may not hold yet"))
+}
+
+/// What its sandbox is to have that may not be there yet.
+fn volatile(service: &Properties) -> Vec<String> {
     let own = words(service, "RuntimeDirectory");
     let own = |path: &str| {
         own.iter().any(|d| [format!("/run/{d}"), format!("/var/run/{d}")].iter().any(|d| is_below(path, d)))
     };
-    let late = |path: &String| is_volatile(path) && !own(path) && !exists(path);
-    let path = paths(service).into_iter().find(late)?;
-    Some(format!("its sandbox is to have {path}, which is not there yet"))
+    paths(service).into_iter().filter(|path| is_volatile(path) && !own(path)).collect()
 }
 
 fn is_empty(value: &Variant<'_>) -> bool {
@@ -192,7 +196,9 @@ fn is_below(path: &str, top: &str) -> bool {
 fn paths(service: &Properties) -> Vec<String> {
     let plain = PATHS.iter().flat_map(|name| words(service, name));
     let binds = BINDS.iter().flat_map(|name| structures(service, name)).filter_map(|fields| text(&fields, 0));
-    plain.map(|path| path.trim_start_matches(['-', '+']).to_owned()).chain(binds).collect()
+    let hides = |value: &&OwnedVariant| <&str>::try_from(&***value).is_ok_and(|how| !how.is_empty() && how != "no");
+    let users = service.get("ProtectHome").filter(hides).map(|_| USERS.to_owned());
+    plain.map(|path| path.trim_start_matches(['-', '+']).to_owned()).chain(binds).chain(users).collect()
 }
 
 /// Kind and parameter of each condition.

@@ -31,7 +31,7 @@ fn plain() -> (Properties, Properties) {
 fn why(change: impl FnOnce(&mut Properties, &mut Properties)) -> Option<String> {
     let (mut unit, mut service) = plain();
     change(&mut unit, &mut service);
-    late(&unit, &service, &|path| path == "/run/there")
+    late(&unit, &service)
 }
 
 fn condition(kind: &'static str, word: &'static str) -> Option<String> {
@@ -65,17 +65,23 @@ fn what_has_to_wait_for_its_turn() {
 
 #[test]
 fn paths_that_something_else_makes() {
-    let missing = |path: &str| Some(format!("its sandbox is to have {path}, which is not there yet"));
-    let paths = |name: &str, path: &str| why(|_, s| drop(s.insert(name.into(), own(vec![path]))));
-    assert_eq!(paths("ReadWritePaths", "-/run/other"), missing("/run/other"));
-    assert_eq!(paths("NoExecPaths", "/tmp/x"), missing("/tmp/x"));
-    assert_eq!(paths("ReadOnlyPaths", "/runner"), None);
-    let bind = |from: &str| {
-        let list: Vec<(&str, &str, bool, u64)> = vec![(from, "/mnt", false, 0)];
-        why(|_, s| drop(s.insert("BindReadOnlyPaths".into(), own(list))))
+    let awaited = |name: &str, value: OwnedVariant| {
+        let mut service = Properties::new();
+        service.insert(name.into(), value);
+        volatile(&service)
     };
-    assert_eq!(bind("/run/other"), missing("/run/other"));
-    assert_eq!(bind("/srv/other"), None);
+    assert_eq!(volatile(&plain().1), ["/run/there"]);
+    assert_eq!(awaited("ReadWritePaths", own(vec!["-/run/other"])), ["/run/other"]);
+    assert_eq!(awaited("NoExecPaths", own(vec!["/tmp/x"])), ["/tmp/x"]);
+    assert_eq!(awaited("ReadOnlyPaths", own(vec!["/runner"])), [""; 0]);
+    let bind = |from: &'static str| {
+        let list: Vec<(&str, &str, bool, u64)> = vec![(from, "/mnt", false, 0)];
+        awaited("BindReadOnlyPaths", own(list))
+    };
+    assert_eq!(bind("/run/other"), ["/run/other"]);
+    assert_eq!(bind("/srv/other"), [""; 0]);
+    assert_eq!(awaited("ProtectHome", own("yes")), ["/run/user"]);
+    assert_eq!(awaited("ProtectHome", own("no")), [""; 0]);
 }
 
 #[test]

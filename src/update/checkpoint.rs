@@ -1,6 +1,7 @@
 //! The checkpoint: all units under one barrier, while the machine shuts down for a kexec. Runs as `ExecStop=` of
 //! `kup-checkpoint.service`, before anything is stopped that they need.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -80,10 +81,12 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
     save_links(paths, record, &images);
-    keep_systemd_calm(paths, systemd, record, &units)?;
     let arena = ram::arena(paths, record)?;
-    let plan = |unit| plan(paths, systemd, unit, record, &settings, arena.as_ref());
+    // While units are what they are meant to be.
+    let mut targets = HashMap::new();
+    let plan = |unit| plan(paths, systemd, unit, record, &settings, arena.as_ref(), &mut targets);
     let plans = units.iter().map(plan).collect::<Result<Vec<_>>>()?;
+    keep_systemd_calm(paths, systemd, record, &units)?;
     for plan in &plans {
         // Known from before anything is frozen, so that it can be thawed whatever happens.
         record.units.entry(plan.unit.clone()).or_default().cgroup = plan.status.cgroup.clone();
@@ -275,6 +278,7 @@ fn plan(
     record: &Record,
     settings: &Settings,
     arena: Option<&Arc<Arena>>,
+    targets: &mut HashMap<String, Vec<String>>,
 ) -> Result<Plan> {
     let spec = unit::PreserveSpec::of(&unit::load(paths, unit)?)?;
     Ok(Plan {
@@ -283,6 +287,7 @@ fn plan(
         unit: unit.clone(),
         status: systemd.status(unit.as_str())?,
         volatile: systemd.volatile(unit.as_str())?,
+        start: systemd.earliest(unit.as_str(), targets)?,
         pid_floor: record.pid_floor,
         ghost_limit: settings.ghost_limit_bytes(),
     })

@@ -19,7 +19,7 @@ use crate::store::Foam;
 use crate::store::arena::Arena;
 use crate::store::ram::Ram;
 use crate::sys::{self, freezer::Freezer};
-use crate::systemd::{Status, Volatile};
+use crate::systemd::{Start, Status, Volatile};
 use crate::unit::{Fallback, UnitName};
 
 /// Namespaces that CRIU enters rather than dumps: systemd builds them anew. Not `ipc`, whose SysV objects CRIU has to
@@ -35,6 +35,8 @@ pub struct Plan {
     pub status: Status,
     /// What has to be carried over.
     pub volatile: Volatile,
+    /// When its sandbox may be built. Asked for here, as PID 1 has all of the boot to do when it is needed.
+    pub start: Start,
     /// Processes of the new boot have PIDs above it.
     pub pid_floor: u32,
     /// Largest deleted file that CRIU may put into its images, bytes.
@@ -195,6 +197,7 @@ impl Plan {
             manifest: None,
             fallback: self.fallback,
             inet: !procs.inet.is_empty() && !namespaces.iter().any(|n| n == "net"),
+            start: Some(self.start.clone()),
             rounds: Vec::new(),
         })
     }

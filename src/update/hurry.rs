@@ -34,7 +34,7 @@ impl<'a> Hurry<'a> {
     }
 
     /// Ends it in time for this process and `units`, unless the other end of `ended` is let go of before.
-    pub fn end_in_time(&self, units: &[UnitName], ended: &Receiver<()>) {
+    pub fn end_in_time<'u>(&self, units: impl Iterator<Item = &'u UnitName>, ended: &Receiver<()>) {
         let left = self.until.saturating_duration_since(Instant::now());
         if ended.recv_timeout(left) != Err(RecvTimeoutError::Timeout) {
             return;
@@ -68,11 +68,11 @@ mod tests {
         hurry.of(dir.path(), unit.as_str()).unwrap().leave();
         let (going_on, ended) = mpsc::channel();
         drop(going_on);
-        hurry.end_in_time(std::slice::from_ref(&unit), &ended);
+        hurry.end_in_time(std::iter::once(&unit), &ended);
         assert_eq!(read(), "10000", "its pager sees to it from here on");
         hurry.until = Instant::now();
         let (_going_on, ended) = mpsc::channel();
-        hurry.end_in_time(std::slice::from_ref(&unit), &ended);
+        hurry.end_in_time(std::iter::once(&unit), &ended);
         assert_eq!(read(), "100");
         assert_eq!(fs::read_to_string(ours.path().join("cpu.weight")).unwrap(), "100");
         assert!(hurry.of(dir.path(), unit.as_str()).is_none() && !Haste::renew(&paths.weight(unit.as_str())));

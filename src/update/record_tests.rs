@@ -1,4 +1,5 @@
 use super::*;
+use crate::systemd::Start;
 use crate::unit::Fallback;
 use crate::update::Round;
 
@@ -22,6 +23,7 @@ fn record() -> Record {
         manifest: Some("5a".into()),
         fallback: Fallback::None,
         inet: true,
+        start: Some(Start::Ahead { after: vec!["srv.mount".into()], paths: vec!["/run/user".into()] }),
         rounds: vec![Round { bytes: 4096, usec: 7 }],
     };
     r.units.insert("a".parse().unwrap(), unit);

@@ -19,7 +19,7 @@ use super::{
 use crate::config::Settings;
 use crate::paths::Paths;
 use crate::sys::trust;
-use crate::systemd::Systemd;
+use crate::systemd::{Start, Systemd};
 use crate::unit::{Fallback, UnitName};
 use crate::{criu, faults, kernel, watchdog};
 
@@ -54,7 +54,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     let resumed = thread::scope(|scope| {
         let ((_enough, wanted), (_going_on, ended)) = (mpsc::channel::<()>(), mpsc::channel::<()>());
         let (systemd, units, hurry) = (&systemd, &units, &hurry);
-        scope.spawn(move || hurry.end_in_time(units, &ended));
+        scope.spawn(move || hurry.end_in_time(units.iter().map(|(unit, _)| unit), &ended));
         scope.spawn(move || start::start_all(systemd, units, &wanted));
         let warm = scope.spawn(criu::warm);
         unlock_images(paths, &mut record, last_chance)?;
@@ -163,9 +163,10 @@ fn since_boot() -> Result<u64> {
     Ok(Duration::from(time).as_micros() as u64)
 }
 
-/// Units whose images may still be used.
-fn resumable(record: &Record) -> Vec<UnitName> {
-    record.units.iter().filter(|(_, u)| u.state.may_resume()).map(|(name, _)| name.clone()).collect()
+/// Units whose images may still be used, and when their sandboxes may be built.
+fn resumable(record: &Record) -> Vec<(UnitName, Option<Start>)> {
+    let units = record.units.iter().filter(|(_, u)| u.state.may_resume());
+    units.map(|(name, unit)| (name.clone(), unit.start.clone())).collect()
 }
 
 /// Encrypted images are made readable. Where they cannot be, the other kernel may still manage to; after that they are as

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::{ExpiredTimer, UnitState};
+use crate::systemd::Start;
 use crate::unit::Fallback;
 
 /// One unit of an update.
@@ -52,6 +53,9 @@ pub struct UnitRecord {
     /// Has it sockets (TCP, UDP, …) in the machine's network, so that its restore waits for that?
     #[serde(default = "yes")]
     pub inet: bool,
+    /// When its sandbox may be built; where a record does not tell, in the unit's turn.
+    #[serde(default)]
+    pub start: Option<Start>,
     /// How its memory was stored: in rounds while it ran, and the last time while it stood still.
     #[serde(default)]
     pub rounds: Vec<Round>,

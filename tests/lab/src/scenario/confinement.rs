@@ -75,7 +75,10 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     for (key, was) in &before {
         match after.get(key) {
             Some(is) if is == was => {}
-            is => different.push(format!("{key}: was {was:?}, is {is:?}")),
+            is => {
+                let is = is.map(String::as_str).unwrap_or_default();
+                different.push(format!("{key}: was {:?}, is {:?}", lacking(was, is), lacking(is, was)));
+            }
         }
     }
     different.extend(after.keys().filter(|key| !before.contains_key(*key)).map(|key| format!("{key}: new")));
@@ -83,6 +86,12 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     ctx.step(&format!("{} fields compared", before.len()));
     ensure!(different.is_empty(), "{} fields differ:\n{}", different.len(), different.join("\n"));
     Ok(())
+}
+
+/// Lines of `this` that `other` does not have, or all of it where only their order is different.
+fn lacking(this: &str, other: &str) -> String {
+    let lines: Vec<&str> = this.lines().filter(|line| !other.lines().any(|o| o == *line)).collect();
+    if lines.is_empty() { this.to_owned() } else { lines.join("\n") }
 }
 
 /// Every field, by unit, process and name.
