@@ -107,8 +107,23 @@ pub struct UnitProcs {
 /// # Errors
 /// [`InspectError`]; a process that ends meanwhile is left out.
 pub fn unit(unit: &UnitName) -> Result<UnitProcs, InspectError> {
+    of(service(unit)?)
+}
+
+/// Asks systemd about a unit.
+///
+/// # Errors
+/// When systemd cannot be asked.
+pub fn service(unit: &UnitName) -> Result<Service, InspectError> {
+    systemd::show(unit)
+}
+
+/// Looks at the processes of a unit that systemd has been asked about: it takes its time to answer.
+///
+/// # Errors
+/// As [`unit`].
+pub fn of(service: Service) -> Result<UnitProcs, InspectError> {
     let paths = Paths::host();
-    let service = systemd::show(unit)?;
     let mut pids = match service.control_group() {
         Some(group) => cgroup::processes(&paths, group)?,
         None => BTreeMap::new(),

@@ -102,7 +102,7 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
 
     let phase = record.begin("freeze and dump");
     // Behind the pre-copy, which takes its time: what was connected meanwhile counts, too.
-    let procs = units.iter().map(inspect::unit).collect::<Result<Vec<_>, _>>()?;
+    let procs = plans.iter().map(Plan::look_at_processes).collect::<Result<Vec<_>>>()?;
     let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
     record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
     record.addresses.sort();
@@ -286,6 +286,7 @@ fn plan(
         arena: arena.filter(|_| ram::storage(&spec, settings) != Storage::Disk).cloned(),
         unit: unit.clone(),
         status: systemd.status(unit.as_str())?,
+        service: inspect::service(unit)?,
         volatile: systemd.volatile(unit.as_str())?,
         start: systemd.earliest(unit.as_str(), targets)?,
         pid_floor: record.pid_floor,

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::precopy::{self, Precopied, Where};
 use super::{ExternalFile, Round, UnitRecord, UnitState, carry, complete, huge, manifest, oom, timers};
 use crate::criu::{Dump, Externals, PageServer, mm, plain};
-use crate::inspect::{self, UnitProcs, smaps};
+use crate::inspect::{self, Service, UnitProcs, smaps};
 use crate::net::repair;
 use crate::store::Foam;
 use crate::store::arena::Arena;
@@ -33,6 +33,8 @@ pub struct Plan {
     pub unit: UnitName,
     /// As systemd sees it.
     pub status: Status,
+    /// All that systemd says of it.
+    pub service: Service,
     /// What has to be carried over.
     pub volatile: Volatile,
     /// When its sandbox may be built. Asked for here, as PID 1 has all of the boot to do when it is needed.
@@ -54,7 +56,7 @@ impl Plan {
     /// When it is not there, or `images` cannot be written to.
     pub fn precopy(&self, criu: &Path, images: &Path) -> Result<Precopied> {
         let place = Where { images, arena: self.arena.clone(), copied: self.fallback == Fallback::Disk };
-        if inspect::unit(&self.unit)?.stored_at_once().is_some() {
+        if self.look_at_processes()?.stored_at_once().is_some() {
             return precopy::none(&place);
         }
         let namespaces = entered(self.status.main_pid)?;
@@ -94,7 +96,7 @@ impl Plan {
         let result = dump.run(
             || {
                 stands_still.set(Instant::now());
-                let procs = inspect::unit(&self.unit)?;
+                let procs = self.look_at_processes()?;
                 frozen(&procs)?;
                 let found = UnitRecord { mdwe, ..self.look(&procs, &namespaces, images)? };
                 let externals = Externals {
@@ -170,6 +172,14 @@ impl Plan {
             tracing::debug!("{}: {e}", self.unit);
         }
         repair::leave(group.dir());
+    }
+
+    /// What its processes are now.
+    ///
+    /// # Errors
+    /// When one cannot be looked at.
+    pub fn look_at_processes(&self) -> Result<UnitProcs> {
+        Ok(inspect::of(self.service.clone())?)
     }
 
     /// Looks at the frozen unit.
