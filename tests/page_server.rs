@@ -218,7 +218,7 @@ fn dump(
         complete.take().unwrap()();
         true
     };
-    dump.run(|| Ok(Externals::default()), &mut complete)
+    dump.run(|| Ok(()), || Ok(Externals::default()), &mut complete)
 }
 
 fn restored(images: &Path, pid: i32) {

@@ -39,13 +39,15 @@ pub struct Externals {
 }
 
 impl Dump<'_> {
-    /// Dumps the tree. `frozen` is asked as soon as all its tasks stand still. `complete` is asked when the images are
-    /// complete and the tasks still frozen: `true` lets CRIU kill them, `false` lets them run on.
+    /// Dumps the tree. `begin` is asked when CRIU is there and has touched nothing yet, `frozen` as soon as all tasks stand
+    /// still. `complete` is asked when the images are complete and the tasks still frozen: `true` lets CRIU kill them, `false`
+    /// lets them run on.
     ///
     /// # Errors
     /// CRIU's reason. The tasks run on, unless `complete` has said `true`.
     pub fn run(
         mut self,
+        begin: impl FnOnce() -> anyhow::Result<()>,
         mut frozen: impl FnMut() -> anyhow::Result<Externals>,
         mut complete: impl FnMut() -> bool,
     ) -> Result<(), Error> {
@@ -64,7 +66,9 @@ impl Dump<'_> {
             "post-dump" => Answer { refuse: !complete(), external: Vec::new() },
             _ => Answer::default(),
         };
-        let result = Swrk::start(self.criu, place)?.watched(self.main_pid)?.run(Action::Dump, options, on_notify);
+        let criu = Swrk::start(self.criu, place)?;
+        begin().map_err(|e| Error::Refused { message: format!("{e:#}"), errno: 0 })?;
+        let result = criu.watched(self.main_pid)?.run(Action::Dump, options, on_notify);
         match (result, trouble) {
             (Ok(_), _) => Ok(()),
             (Err(_), Some(message)) => Err(Error::Refused { message, errno: 0 }),

@@ -95,7 +95,7 @@ fn try_out(criu: &Path, cage: &Path) -> Result<()> {
     let pid = bird.0.id().cast_signed();
     let dump =
         Dump { criu, images: &images, main_pid: pid, namespaces: &[], ghost_limit: 1 << 20, pages: None, parent: None };
-    dump.run(|| Ok(Externals::default()), || true).context("dump")?;
+    dump.run(|| Ok(()), || Ok(Externals::default()), || true).context("dump")?;
     // Its PID is free only when it was waited for.
     bird.0.wait()?;
 

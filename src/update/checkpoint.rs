@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -98,19 +98,9 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
 
     let phase = record.begin("pre-copy");
     let stored = precopy_all(&plans, &criu, &images)?;
-    record.end(phase);
-
-    let phase = record.begin("freeze and dump");
-    // Behind the pre-copy, which takes its time: what was connected meanwhile counts, too.
-    let procs = plans.iter().map(Plan::look_at_processes).collect::<Result<Vec<_>>>()?;
-    let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
-    record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
-    record.addresses.sort();
-    record.addresses.dedup();
-    record.save(&paths.record())?;
-    // New connections wait from here on: one that is made but not accepted yet could not be dumped.
-    lock::lock(&lock)?;
-    let held = Mutex::new(lock);
+    // While the last units are looked at and the network is locked, each unit's CRIU is started, and waits.
+    let (held, gate) = (Mutex::new(LockSpec::default()), RwLock::new(false));
+    let mut open = gate.write().expect("no poison");
     let (chair, seats) = Chair::call(units.iter().cloned());
     let failures: Vec<(UnitName, String)> = thread::scope(|scope| {
         let threads: Vec<_> = plans
@@ -118,13 +108,20 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
             .zip(stored)
             .zip(seats)
             .map(|((plan, stored), seat)| {
-                let (criu, images, held) = (&criu, images.join(plan.unit.as_str()), &held);
-                scope.spawn(move || dump_one(plan, criu, &images, stored, held, seat))
+                let (criu, images, held, gate) = (&criu, images.join(plan.unit.as_str()), &held, &gate);
+                scope.spawn(move || dump_one(plan, criu, &images, stored, held, gate, seat))
             })
             .collect();
-        let ready = all_ready(&chair, record).and_then(|()| stays(record, arena.as_deref()));
-        let locked = ready.and_then(|()| beside::write(record, &images, NETLOCK, &*held.lock().expect("no poison")));
-        let verdict = locked.and_then(|()| commit(paths, record, &images, phase));
+        let locked = lock_all(paths, record, &plans, &held, phase);
+        *open = locked.is_ok();
+        drop(open);
+        let ready = all_ready(&chair, record);
+        let verdict = locked.and_then(|phase| {
+            ready?;
+            stays(record, arena.as_deref())?;
+            beside::write(record, &images, NETLOCK, &*held.lock().expect("no poison"))?;
+            commit(paths, record, &images, phase)
+        });
         let go = verdict.is_ok();
         if go {
             trial::begin(paths, systemd, record);
@@ -145,6 +142,29 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
         tracing::error!("{e:#}");
     }
     Ok(())
+}
+
+/// Ends the phase `before` and locks the network for `plans`, at which the next one begins, which is returned.
+fn lock_all(
+    paths: &Paths,
+    record: &mut Record,
+    plans: &[Plan],
+    held: &Mutex<LockSpec>,
+    before: usize,
+) -> Result<usize> {
+    // Behind the pre-copy, which takes its time: what was connected meanwhile counts, too.
+    let procs = plans.iter().map(Plan::look_at_processes).collect::<Result<Vec<_>>>()?;
+    let lock = procs.iter().filter(|p| is_in_host_network(p)).map(lock_spec).fold(LockSpec::default(), LockSpec::merge);
+    record.addresses = procs.iter().filter(|p| is_in_host_network(p)).flat_map(|p| p.addresses()).collect();
+    record.addresses.sort();
+    record.addresses.dedup();
+    record.end(before);
+    let phase = record.begin("freeze and dump");
+    record.save(&paths.record())?;
+    // New connections wait from here on: one that is made but not accepted yet could not be dumped.
+    lock::lock(&lock)?;
+    *held.lock().expect("no poison") = lock;
+    Ok(phase)
 }
 
 /// Ends what is still there of units whose images are committed: CRIU may have died before it had killed all of them.
@@ -313,11 +333,16 @@ fn dump_one(
     images: &Path,
     stored: Precopied,
     held: &Mutex<LockSpec>,
+    gate: &RwLock<bool>,
     mut seat: Seat<UnitRecord>,
 ) -> Option<(UnitName, String)> {
     let mut agreed = false;
+    let begin = || {
+        ensure!(*gate.read().expect("no poison"), "the network could not be locked");
+        Ok(())
+    };
     let frozen = |procs: &UnitProcs| if is_in_host_network(procs) { lock_more(held, lock_spec(procs)) } else { Ok(()) };
-    let result = plan.run(criu, images, stored, frozen, |found| {
+    let result = plan.run(criu, images, stored, begin, frozen, |found| {
         agreed = seat.ready(found);
         agreed
     });

@@ -68,9 +68,9 @@ impl Plan {
         Dump { criu, images, main_pid, namespaces, ghost_limit, pages: None, parent: None }
     }
 
-    /// Dumps the unit into `images`, which exists, and what of its memory is not `stored` yet. `frozen` is called when it
-    /// stands still and CRIU has not looked at it yet; `complete` gets what the new boot has to know, and is asked as in
-    /// [`Dump::run`].
+    /// Dumps the unit into `images`, which exists, and what of its memory is not `stored` yet. `begin` is asked while it still
+    /// runs, `frozen` is called when it stands still and CRIU has not looked at it yet; `complete` gets what the new boot has to
+    /// know, and is asked as in [`Dump::run`].
     ///
     /// # Errors
     /// The reason; the unit goes on.
@@ -79,6 +79,7 @@ impl Plan {
         criu: &Path,
         images: &Path,
         stored: Precopied,
+        begin: impl FnOnce() -> Result<()>,
         frozen: impl Fn(&UnitProcs) -> Result<()>,
         mut complete: impl FnMut(UnitRecord) -> bool,
     ) -> Result<()> {
@@ -94,6 +95,7 @@ impl Plan {
         let stands_still = Cell::new(Instant::now());
         let mut trouble = None;
         let result = dump.run(
+            begin,
             || {
                 stands_still.set(Instant::now());
                 let procs = self.look_at_processes()?;
