@@ -20,9 +20,14 @@ use emit::Output;
 
 /// Who wants most of kup's units.
 const WANTS: &str = "multi-user.target.wants";
+/// Mounted when somebody looks; and by what, which an administrator may have masked.
+const BINFMT: [&str; 2] = ["proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount"];
+/// The first one's conditions, which the second one relies on.
+const BINFMT_CONDITIONS: [&str; 2] =
+    ["ConditionPathExists=/proc/sys/fs/binfmt_misc/", "ConditionPathIsReadWrite=/proc/sys/"];
 /// What a restore waits for in the boot, by way of others even. Most end with their work; the reload that a restore ends with
 /// makes all of them ordinary.
-const ON_THE_WAY: [&str; 26] = [
+const ON_THE_WAY: [&str; 25] = [
     // PID 1, which has the most to do of all, counts as much as all services together else.
     "init.scope",
     // tmpfiles waits until it can be flushed, and tasks wait when they write to it.
@@ -40,7 +45,6 @@ const ON_THE_WAY: [&str; 26] = [
     "modprobe@.service",
     // Weights count among those of one slice; nothing lasting is in this one.
     "system-modprobe.slice",
-    "systemd-binfmt.service",
     "proc-sys-fs-binfmt_misc.mount",
     "dev-hugepages.mount",
     "dev-mqueue.mount",
@@ -148,7 +152,9 @@ fn restore(paths: &Paths, record: &Record, boot: ThisBoot, out: &Output) -> io::
     out.after("kup-restore.service", remounted.into_iter().chain(locked))?;
     out.link("sysinit.target.wants", "kup-links.service")?;
     // Sandboxes wait for it, and its turn comes behind all local file systems, with the first who looks.
-    out.link("sysinit.target.wants", "proc-sys-fs-binfmt_misc.mount")?;
+    let [automount, mount] = BINFMT;
+    out.link(&format!("{automount}.wants"), mount)?;
+    out.conditions(mount, &BINFMT_CONDITIONS)?;
     out.link(WANTS, "kup-restore.service")?;
     for unit in ON_THE_WAY {
         out.first(unit)?;

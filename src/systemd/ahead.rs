@@ -13,6 +13,9 @@ use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
 
 use super::{I_SERVICE, I_UNIT, Systemd};
 
+/// Name of the drop-in that keeps a unit from being started beside its checkpoint. It must sort last.
+pub const DROP_IN: &str = "zz-kup-checkpoint.conf";
+
 /// When a placeholder may start while the machine boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -72,6 +75,25 @@ const ON_PATHS: [&str; 3] = ["ConditionPath", "ConditionFile", "ConditionDirecto
 
 /// What systemd tells of a unit, by name.
 type Properties = HashMap<String, OwnedVariant>;
+
+impl Start {
+    /// What has been found out in two moments: systemd forgets units that nothing needs any more, and with them what they are
+    /// ordered before.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Ahead { mut after, mut paths }, Self::Ahead { after: more, paths: more_paths }) => {
+                after.extend(more);
+                paths.extend(more_paths);
+                for list in [&mut after, &mut paths] {
+                    list.sort();
+                    list.dedup();
+                }
+                Self::Ahead { after, paths }
+            }
+            (late @ Self::InItsTurn(_), _) | (_, late) => late,
+        }
+    }
+}
 
 impl Systemd {
     /// When the placeholder of `unit` may start, in a boot to come. `targets` is what each target is ordered after, as far as
@@ -155,7 +177,8 @@ fn late(unit: &Properties, service: &Properties) -> Option<String> {
             return Some(format!("it has {name}="));
         }
     }
-    let (kind, _) = conditions(unit).into_iter().find(|(kind, word)| !is_constant(kind, word))?;
+    let lasting = |word: &str| !word.ends_with(DROP_IN);
+    let (kind, _) = conditions(unit).into_iter().find(|(kind, word)| lasting(word) && !is_constant(kind, word))?;
     Some(format!("its {kind}= may not hold yet"))
 }
 

@@ -44,6 +44,8 @@ fn a_common_unit_starts_ahead() {
     assert_eq!(why(|_, _| ()), None);
     assert_eq!(why(|unit, service| (unit.clear(), service.clear()).1), None, "an old systemd knows less");
     assert_eq!(condition("ConditionArchitecture", "x86-64"), None);
+    let ours = "/run/systemd/system/a.service.d/zz-kup-checkpoint.conf";
+    assert_eq!(condition("ConditionPathExists", ours), None, "it is gone by then");
 }
 
 #[test]
@@ -82,6 +84,19 @@ fn paths_that_something_else_makes() {
     assert_eq!(bind("/srv/other"), [""; 0]);
     assert_eq!(awaited("ProtectHome", own("yes")), ["/run/user"]);
     assert_eq!(awaited("ProtectHome", own("no")), [""; 0]);
+}
+
+#[test]
+fn what_systemd_has_forgotten_is_still_waited_for() {
+    let ahead = |after: &[&str], paths: &[&str]| {
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Start::Ahead { after: list(after), paths: list(paths) }
+    };
+    let late = || Start::InItsTurn("it has TriggeredBy=".into());
+    let (armed, later) = (ahead(&["keys.service", "srv.mount"], &[]), ahead(&["srv.mount"], &["/run/user"]));
+    assert_eq!(armed.clone().and(later), ahead(&["keys.service", "srv.mount"], &["/run/user"]));
+    assert_eq!(armed.clone().and(late()), late());
+    assert_eq!(late().and(armed), late());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use zbus::message::Message;
 use zbus::wire::{OwnedObjectPath, OwnedVariant};
 
-pub use ahead::{Start, USERS};
+pub use ahead::{DROP_IN, Start, USERS};
 use private::Private;
 
 const DESTINATION: &str = "org.freedesktop.systemd1";

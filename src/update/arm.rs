@@ -1,6 +1,6 @@
 //! The part of an update that happens while everything runs: check, pin the boot loader, load the target kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Event, Lock, Record, State, TargetKernel, UnitRecord, UnitState, UpdateId, trial};
 use super::{ballast, bless, encryption, memory};
-use super::{order, ram, undo};
+use super::{order, ram, start, undo};
 use crate::config::{Initrd, Settings};
 use crate::kernel::cmdline::{Direction, Ours};
 use crate::kernel::initrd;
@@ -170,6 +170,10 @@ fn arm(paths: &Paths, settings: &Settings, systemd: &Systemd, record: &mut Recor
     load(paths, settings, record, cmdline, &extra)?;
     faults::at("arm.loaded")?;
     criu::warm();
+    let mut targets = HashMap::new();
+    for (name, unit) in record.units.iter_mut().filter(|(_, unit)| unit.state == UnitState::Running) {
+        unit.start = start::earliest(systemd, name, &mut targets);
+    }
     order::arrange(systemd, record)?;
     record.end(phase);
     record.advance(Event::Armed, &paths.record())?;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::dump_unit::Plan;
 use super::meeting::{Chair, Seat};
 use super::precopy::Precopied;
-use super::{Event, Lock, Record, State, UnitRecord, UnitState, beside, memory, order, ram, trial, undo};
+use super::{Event, Lock, Record, State, UnitRecord, UnitState, beside, memory, order, ram, start, trial, undo};
 use crate::config::Settings;
 use crate::inspect::{Namespace, Protocol, UnitProcs};
 use crate::net::links::{self, LINKS};
@@ -23,7 +23,7 @@ use crate::paths::Paths;
 use crate::store::arena::Arena;
 use crate::store::vault::Vault;
 use crate::sys::{freezer::Freezer, trust};
-use crate::systemd::Systemd;
+use crate::systemd::{DROP_IN, Systemd};
 use crate::unit::{self, Storage, UnitName};
 use crate::{boot, criu, faults, inspect, kernel, packages};
 
@@ -33,8 +33,6 @@ pub const KEXEC: &str = "kexec.target";
 pub const NETLOCK: &str = "netlock.json";
 /// Property of systemd's manager: does it act on `WatchdogSec=`?
 const WATCHDOGS: &str = "ServiceWatchdogs";
-/// Name of the drop-in that keeps systemd from acting on the end of a checkpointed service. It must sort last.
-const DROP_IN: &str = "zz-kup-checkpoint.conf";
 
 /// Checkpoints every unit of the armed update, or aborts it.
 ///
@@ -81,12 +79,11 @@ fn checkpoint(paths: &Paths, systemd: &Systemd, record: &mut Record) -> Result<(
     let phase = record.begin("prepare");
     let images = make_images(paths, record, &units)?;
     save_links(paths, record, &images);
+    keep_systemd_calm(paths, systemd, record, &units)?;
     let arena = ram::arena(paths, record)?;
-    // While units are what they are meant to be.
     let mut targets = HashMap::new();
     let plan = |unit| plan(paths, systemd, unit, record, &settings, arena.as_ref(), &mut targets);
     let plans = units.iter().map(plan).collect::<Result<Vec<_>>>()?;
-    keep_systemd_calm(paths, systemd, record, &units)?;
     for plan in &plans {
         // Known from before anything is frozen, so that it can be thawed whatever happens.
         record.units.entry(plan.unit.clone()).or_default().cgroup = plan.status.cgroup.clone();
@@ -301,6 +298,7 @@ fn plan(
     targets: &mut HashMap<String, Vec<String>>,
 ) -> Result<Plan> {
     let spec = unit::PreserveSpec::of(&unit::load(paths, unit)?)?;
+    let armed = record.units.get(unit).and_then(|unit| unit.start.clone());
     Ok(Plan {
         fallback: ram::fallback(&spec, settings),
         arena: arena.filter(|_| ram::storage(&spec, settings) != Storage::Disk).cloned(),
@@ -308,7 +306,7 @@ fn plan(
         status: systemd.status(unit.as_str())?,
         service: inspect::service(unit)?,
         volatile: systemd.volatile(unit.as_str())?,
-        start: systemd.earliest(unit.as_str(), targets)?,
+        start: start::earliest(systemd, unit, targets).zip(armed).map(|(now, armed)| armed.and(now)),
         pid_floor: record.pid_floor,
         ghost_limit: settings.ghost_limit_bytes(),
     })

@@ -37,8 +37,8 @@ pub struct Plan {
     pub service: Service,
     /// What has to be carried over.
     pub volatile: Volatile,
-    /// When its sandbox may be built. Asked for here, as PID 1 has all of the boot to do when it is needed.
-    pub start: Start,
+    /// When its sandbox may be built in the new boot, where that is known.
+    pub start: Option<Start>,
     /// Processes of the new boot have PIDs above it.
     pub pid_floor: u32,
     /// Largest deleted file that CRIU may put into its images, bytes.
@@ -94,8 +94,9 @@ impl Plan {
         let (record, server) = (RefCell::new(None), Cell::new(Some(server)));
         let stands_still = Cell::new(Instant::now());
         let mut trouble = None;
+        let begun = Cell::new(false);
         let result = dump.run(
-            begin,
+            || begin().inspect(|()| begun.set(true)),
             || {
                 stands_still.set(Instant::now());
                 let procs = self.look_at_processes()?;
@@ -127,7 +128,7 @@ impl Plan {
                 }
             },
         );
-        if result.is_err() {
+        if result.is_err() && begun.get() {
             self.hold();
         }
         // Where memory could not be stored, CRIU only knows that nobody answered.
@@ -209,7 +210,7 @@ impl Plan {
             manifest: None,
             fallback: self.fallback,
             inet: !procs.inet.is_empty() && !namespaces.iter().any(|n| n == "net"),
-            start: Some(self.start.clone()),
+            start: self.start.clone(),
             rounds: Vec::new(),
         })
     }

@@ -1,6 +1,6 @@
 //! Having systemd build the sandboxes of units that are to be restored, as early as they can be built.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
@@ -27,6 +27,13 @@ const FOR_SANDBOXES: [&str; 4] =
 const DIRECTORIES: &str = "systemd-tmpfiles-setup.service";
 /// What tasks rely on besides: devices are there by then, and packets from peers do not meet closed ports.
 const FOR_TASKS: [&str; 3] = [DIRECTORIES, "local-fs.target", "kup-netlock.service"];
+
+/// When the sandbox of `unit` may be built in the new boot. Asked for before, as PID 1 has all of the boot to do when it is
+/// needed.
+pub fn earliest(systemd: &Systemd, unit: &UnitName, targets: &mut HashMap<String, Vec<String>>) -> Option<Start> {
+    let start = systemd.earliest(unit.as_str(), targets);
+    start.inspect_err(|e| tracing::warn!("{unit} will start in its turn: {e:#}")).ok()
+}
 
 /// Starts `units`. A unit need not be enabled: what ran before the switch runs after it. Those whose sandbox needs little
 /// of the boot do not wait for their turn in it; where that comes to nothing they have it still. Returns when there is

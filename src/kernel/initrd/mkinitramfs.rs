@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -30,7 +30,9 @@ pub fn build(paths: &Paths, release: &str, configuration: &Path, image: &Path) -
     }
     let name = |path: &Path| path.display().to_string();
     command::run(Path::new("/usr/bin/cp"), &["-a", &name(&configured), &name(configuration)])?;
-    runs_programs(configuration)?;
+    if hook(paths).or_else(|| script(paths)).is_some() {
+        runs_programs(configuration)?;
+    }
     fs::create_dir_all(configuration.join("conf.d"))?;
     // Sourced behind all others.
     fs::write(configuration.join("conf.d/zz-kup"), OURS)?;
@@ -42,6 +44,21 @@ pub fn build(paths: &Paths, release: &str, configuration: &Path, image: &Path) -
     let arguments = [LIMIT, "mkinitramfs", "-d", &name(configuration), "-o", &name(image), release];
     command::run(Path::new("/usr/bin/timeout"), &arguments)?;
     Ok(true)
+}
+
+/// A script of the administrator's, which is to be run in each boot.
+pub fn script(paths: &Paths) -> Option<PathBuf> {
+    let stages = fs::read_dir(paths.at(CONFIGURED).join("scripts")).into_iter().flatten().flatten();
+    stages.filter_map(|stage| first(&stage.path())).next()
+}
+
+/// A hook of the administrator's, which is run when an initrd is made.
+fn hook(paths: &Paths) -> Option<PathBuf> {
+    first(&paths.at(CONFIGURED).join("hooks"))
+}
+
+fn first(dir: &Path) -> Option<PathBuf> {
+    Some(fs::read_dir(dir).ok()?.flatten().next()?.path())
 }
 
 /// It takes hooks and scripts that are not executable for switched off: those on a file system without programs, too.

@@ -12,7 +12,7 @@ use ruzstd::decoding::StreamingDecoder;
 use super::archive::Archive;
 use super::depends::{self, Needed};
 use super::init::{MOUNTED, MOUNTS};
-use super::mkinitramfs::CONFIGURED;
+use super::mkinitramfs::{self, CONFIGURED};
 use super::plan::{Module, PLAN, Plan};
 use super::root::Root;
 use crate::command;
@@ -67,13 +67,10 @@ pub fn build(paths: &Paths, release: &str, image: &Path) -> Result<()> {
 
 /// Scripts of the administrator's are to be run in each boot.
 fn no_scripts(paths: &Paths) -> Result<()> {
-    let scripts = paths.at(CONFIGURED).join("scripts");
-    for stage in fs::read_dir(&scripts).into_iter().flatten().flatten() {
-        if let Some(script) = fs::read_dir(stage.path()).into_iter().flatten().flatten().next() {
-            bail!("there is {}", script.path().display());
-        }
+    match mkinitramfs::script(paths) {
+        Some(script) => bail!("there is {}", script.display()),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Modules that drive the devices behind `device`, a directory in /sys, and the devices' aliases: another kernel may have
