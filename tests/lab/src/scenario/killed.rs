@@ -79,6 +79,8 @@ fn kupd(ctx: &mut Ctx) -> Result<()> {
 
 /// Nothing was resumed, and the images are as good as they were: the old kernel restores them.
 fn restore(ctx: &mut Ctx) -> Result<()> {
+    // What a CRIU that was killed has left may have crashed, a child that nobody has asked since.
+    ctx.vm.ssh("systemctl restart kup-testserver.service")?;
     let start = Start::new(ctx)?;
     // Those whom it is after have most of the machine's time.
     let killer = format!(
